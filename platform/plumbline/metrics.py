@@ -1,0 +1,97 @@
+"""Every Prometheus metric that Plumbline exports, named once.
+
+Dashboards, alert rules and code all take their names from here; a test checks that the charts use no other.
+`Metrics` owns its registry, so two services in one process (the local loop) do not share counters by accident.
+"""
+
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# ruff: noqa: E501
+# name -> (kind, help, labels); counters are exported with the suffix `_total`.
+CATALOGUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "plumbline_requests": ("counter", "Chat requests answered, by leg and finish reason.", ("leg", "finish")),
+    "plumbline_request_seconds": ("histogram", "Time to answer a chat request.", ("leg",)),
+    "plumbline_tokens": ("counter", "Tokens generated, by leg.", ("leg",)),
+    "plumbline_router_requests": ("counter", "Requests through the shadow router, by status class.", ("experiment", "status")),
+    "plumbline_router_overhead_seconds": ("histogram", "Time the router adds to a request.", ("experiment",)),
+    "plumbline_shadow_spooled": ("counter", "Requests recorded for pairing.", ("experiment",)),
+    "plumbline_shadow_pairs": ("counter", "Requests answered by both policies.", ("experiment",)),
+    "plumbline_shadow_shed": ("counter", "Recorded requests that became no pair, by reason.", ("experiment", "reason")),
+    "plumbline_shadow_pending": ("gauge", "Recorded requests that wait for the aligned policy.", ("experiment",)),
+    "plumbline_shadow_refusals": ("counter", "Refusals on paired live traffic.", ("experiment", "leg", "slice")),
+    "plumbline_shadow_answers": ("counter", "Answers on paired live traffic.", ("experiment", "leg", "slice")),
+    "plumbline_feedback_events": ("counter", "Feedback events received, by outcome.", ("source", "outcome")),
+    "plumbline_ingestion_rejected": ("gauge", "Events refused by the last ingestion, by reason.", ("dataset", "reason")),
+    "plumbline_ingestion_accepted": ("gauge", "Events accepted by the last ingestion.", ("dataset",)),
+    "plumbline_dataset_version": ("gauge", "Number of the head version.", ("dataset",)),
+    "plumbline_dataset_examples": ("gauge", "Examples in the head version.", ("dataset", "split")),
+    "plumbline_consent_ledger_sequence": ("gauge", "Last sequence of the consent ledger.", ()),
+    "plumbline_consent_ledger_valid": ("gauge", "1 while the hash chain verifies.", ()),
+    "plumbline_gate_state": ("gauge", "Gate by metric: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.", ("area", "metric")),
+    "plumbline_gate_verdict": ("gauge", "Gate over all areas, same codes.", ()),
+    "plumbline_paired_difference": ("gauge", "Aligned minus reference, up is better; bound is low, mean or high.", ("area", "metric", "bound")),
+    "plumbline_gate_margin": ("gauge", "Non-inferiority margin.", ("area", "metric")),
+    "plumbline_refusal_rate": ("gauge", "Refusal rate on held-out prompts, by policy and prompt class.", ("policy", "prompt_class")),
+    "plumbline_area_rate": ("gauge", "Rate on held-out prompts, by policy, area and metric.", ("policy", "area", "metric")),
+    "plumbline_pressure_alarm": ("gauge", "1 while a failure pressure's monitor alarms.", ("pressure",)),
+    "plumbline_train_loss": ("gauge", "Weighted loss over the last reporting window.", ("run",)),
+    "plumbline_train_steps": ("gauge", "Optimiser steps done.", ("run",)),
+    "plumbline_train_tokens": ("gauge", "Supervised tokens seen.", ("run",)),
+}  # fmt: skip
+
+
+def exported_names() -> set[str]:
+    """Names as they appear in a scrape, with the suffixes that Prometheus adds."""
+    names: set[str] = set()
+    for name, (kind, _, _) in CATALOGUE.items():
+        if kind == "counter":
+            names.add(f"{name}_total")
+        elif kind == "histogram":
+            names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+        else:
+            names.add(name)
+    return names
+
+
+@dataclass
+class Metrics:
+    """One registry with the metrics that were asked for: `metrics.counter("plumbline_requests").labels(...).inc()`."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    _made: dict[str, Counter | Gauge | Histogram] = field(default_factory=dict)
+
+    def counter(self, name: str) -> Counter:
+        made = self._get(name, "counter")
+        assert isinstance(made, Counter)
+        return made
+
+    def gauge(self, name: str) -> Gauge:
+        made = self._get(name, "gauge")
+        assert isinstance(made, Gauge)
+        return made
+
+    def histogram(self, name: str) -> Histogram:
+        made = self._get(name, "histogram")
+        assert isinstance(made, Histogram)
+        return made
+
+    def render(self) -> bytes:
+        """The scrape body (Prometheus text format 0.0.4)."""
+        return generate_latest(self.registry)
+
+    def _get(self, name: str, kind: str) -> Counter | Gauge | Histogram:
+        declared, text, labels = CATALOGUE[name]
+        if declared != kind:
+            raise ValueError(f"{name} is a {declared}, not a {kind}")
+        if name not in self._made:
+            if kind == "counter":
+                self._made[name] = Counter(name, text, labels, registry=self.registry)
+            elif kind == "histogram":
+                self._made[name] = Histogram(name, text, labels, registry=self.registry, buckets=LATENCY_BUCKETS)
+            else:
+                self._made[name] = Gauge(name, text, labels, registry=self.registry)
+        return self._made[name]

@@ -1,0 +1,97 @@
+"""An evaluation report: paired estimates by area and slice, with the cases they came from."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from plumbline.records.base import Record
+from plumbline.records.canonical import Digest
+from plumbline.records.conversation import Message
+
+Direction = Literal["up", "down"]
+
+
+class PolicyScore(Record):
+    """One policy's rate on a metric with a two-sided 95 % interval; None where the metric has no single rate."""
+
+    schema_id = "plumbline.dev/policy-score/v1"
+
+    rate: float
+    low: float
+    high: float
+
+
+class PairedEstimate(Record):
+    """Aligned minus reference on one metric, signed so that up is better (`direction` says how it was signed).
+
+    `difference`, `low` and `high` are shares; `low` and `high` are the bounds of a two-sided 90 % interval, that
+    is one-sided 95 % each way. `n` items in `clusters`; `discordant` pairs; `needed` is the n that would decide.
+    """
+
+    schema_id = "plumbline.dev/paired-estimate/v1"
+
+    area: str
+    metric: str
+    slice: str
+    direction: Direction
+    n: int
+    clusters: int
+    reference: PolicyScore
+    aligned: PolicyScore
+    difference: float
+    low: float
+    high: float
+    discordant: int
+    method: str
+    margin: float | None = None
+    verdict: str | None = None
+    needed: int | None = None
+
+
+class FailureCase(Record):
+    """A held-out item on which the aligned policy did worse (or better), with both answers."""
+
+    schema_id = "plumbline.dev/failure-case/v1"
+
+    item: str
+    area: str
+    metric: str
+    slice: str
+    messages: tuple[Message, ...]
+    references: tuple[str, ...] = ()
+    reference_answer: str
+    aligned_answer: str
+    reference_score: float
+    aligned_score: float
+
+
+class PressureReading(Record):
+    """A failure pressure's monitor: statistics by name, the alarm and the sentence that explains it."""
+
+    schema_id = "plumbline.dev/pressure-reading/v1"
+
+    pressure: str
+    statistics: dict[str, float]
+    alarm: bool
+    blocking: bool = False
+    explanation: str
+
+
+class EvaluationReport(Record):
+    """`baselines` are no-model scores by metric (always refuse, always abstain, ...), beside every score."""
+
+    schema_id = "plumbline.dev/evaluation-report/v1"
+
+    reference: Digest
+    aligned: Digest
+    suite: Digest
+    rubric: Digest
+    dataset: Digest | None
+    decoder: Digest
+    estimates: tuple[PairedEstimate, ...]
+    slices: tuple[PairedEstimate, ...] = ()
+    pressures: tuple[PressureReading, ...] = ()
+    failures: tuple[FailureCase, ...] = ()
+    baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
+    missing: int = 0
+    contaminated: tuple[str, ...] = ()

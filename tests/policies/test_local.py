@@ -1,0 +1,102 @@
+"""A local policy answers the same whatever it is batched with, and scores what it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from plumbline.errors import PlumblineError
+from plumbline.policies.files import MANIFEST, manifest_of, write_manifest
+from plumbline.policies.local import LocalPolicy
+from plumbline.policies.template import with_answer
+from plumbline.records import DecoderSettings, say
+
+PROMPTS = [(say("user", text),) for text in ("who is ana ?", "who ?", "ana", "héllo wörld", "who is ben ?")]
+SHORT = DecoderSettings(max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy: Path) -> LocalPolicy:
+    return LocalPolicy.load(tiny_policy)
+
+
+def test_batching_never_changes_an_answer(policy: LocalPolicy) -> None:
+    together = policy.generate(PROMPTS * 3, SHORT)
+    alone = [policy.generate([prompt], SHORT)[0] for prompt in PROMPTS]
+    assert together == alone * 3
+
+
+def test_greedy_decoding_equals_transformers_generate(policy: LocalPolicy) -> None:
+    ids = torch.tensor(policy.template.prompt_ids(PROMPTS[:1]))
+    wanted = policy.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    text = policy.tokenizer.decode(wanted[0, ids.shape[1] :], skip_special_tokens=True)
+    assert policy.generate(PROMPTS[:1], SHORT)[0].text == text
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_neighbours(policy: LocalPolicy) -> None:
+    hot = DecoderSettings(max_tokens=8, temperature=1.5, seed=3)
+    alone = policy.generate(PROMPTS[:1], hot)[0]
+    assert policy.generate(PROMPTS, hot)[0] == alone
+    others = {policy.generate(PROMPTS[:1], hot.model_copy(update={"seed": s}))[0].text for s in range(8)}
+    assert len(others) > 1
+
+
+def test_a_stream_joined_is_the_answer(policy: LocalPolicy) -> None:
+    for prompt in PROMPTS:
+        assert "".join(policy.stream(prompt, SHORT)) == policy.generate([prompt], SHORT)[0].text
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(policy: LocalPolicy) -> None:
+    whole = policy.generate(PROMPTS[:1], SHORT)[0].text
+    stop = whole[2:4]
+    cut = policy.generate(PROMPTS[:1], SHORT.model_copy(update={"stop": (stop,)}))[0]
+    assert cut.text == whole[: whole.find(stop)] and cut.finish == "stop"
+    assert "".join(policy.stream(PROMPTS[0], SHORT.model_copy(update={"stop": (stop,)}))) == cut.text
+
+
+def test_log_likelihood_is_the_sum_over_the_answers_tokens(policy: LocalPolicy) -> None:
+    pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("ana .", "a baker . ana is")]
+    scores = policy.log_likelihood(pairs)
+    for (prompt, answer), score in zip(pairs, scores, strict=True):
+        encoded = policy.template.encode([with_answer(prompt, answer)])[0]
+        with torch.no_grad():
+            logp = policy.model(torch.tensor([encoded.ids])).logits[0].float().log_softmax(-1)
+        places = [i for i, wanted in enumerate(encoded.content) if wanted]
+        total = sum(float(logp[i - 1, encoded.ids[i]]) for i in places)
+        assert score.total == pytest.approx(total, abs=1e-4)
+        assert score.tokens == len(places) and score.bytes == len(answer.encode())
+
+
+def test_a_prompt_too_long_is_cut_from_the_left_and_counted(policy: LocalPolicy) -> None:
+    before = policy.truncated_prompts
+    assert len(policy.generate([(say("user", "x " * 400),)], SHORT)) == 1
+    assert policy.truncated_prompts == before + 1
+
+
+def test_an_unreadable_policy_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(PlumblineError, match="config.json or"):
+        LocalPolicy.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"not a policy")
+    with pytest.raises(PlumblineError, match="cannot be read"):
+        LocalPolicy.load(tmp_path)
+    with pytest.raises(PlumblineError, match="no directory and the hub does not give it"):
+        LocalPolicy.load("nobody/nothing-here")
+
+
+def test_weights_that_are_not_the_manifests_are_refused(tmp_path: Path, tiny_policy: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tiny_policy.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    manifest = manifest_of(copy, LocalPolicy.load(copy).template.digest)
+    write_manifest(copy, manifest)
+    assert LocalPolicy.load(copy).manifest == manifest
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(PlumblineError, match="weights .* not those of its manifest"):
+        LocalPolicy.load(copy)
+    (copy / MANIFEST).write_text("{")
+    with pytest.raises(PlumblineError, match="not a policy manifest"):
+        LocalPolicy.load(copy)
