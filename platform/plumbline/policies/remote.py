@@ -52,6 +52,7 @@ def read_answer(body: Mapping[str, Any]) -> Completion:
         raise ValueError(f"the response holds no chat completion: {error!r}") from error
     if not isinstance(text, str):
         raise ValueError("the response holds no text")
+    text.encode("utf-8")  # a lone surrogate (a UnicodeEncodeError, so a ValueError) could be neither kept nor digested
     return Completion(text, finish_of(reason), tokens)
 
 

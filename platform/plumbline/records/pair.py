@@ -65,7 +65,10 @@ class ShadowCounts(Record):
 
 
 class ShadowSummary(Record):
-    """Refusal and agreement on paired live traffic, per slice."""
+    """Refusal and agreement on paired live traffic, per slice.
+
+    `refusal_shift` is aligned minus reference per slice: (mean, low, high) of a 95 % confidence sequence over sessions.
+    """
 
     schema_id = "plumbline.dev/shadow-summary/v1"
 
@@ -73,5 +76,6 @@ class ShadowSummary(Record):
     pairs: Digest
     refusal_reference: dict[str, float]
     refusal_aligned: dict[str, float]
+    refusal_shift: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     sessions: int
     latency_ms: dict[str, float]

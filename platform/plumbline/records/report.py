@@ -78,7 +78,11 @@ class PressureReading(Record):
 
 
 class EvaluationReport(Record):
-    """`baselines` are no-model scores by metric (always refuse, always abstain, ...), beside every score."""
+    """`baselines` are no-model scores by metric (always refuse, always abstain, ...), beside every score.
+
+    `judge` is the digest of the instrument that read the answers; `missing` counts items that formed no pair;
+    `contaminated` items were found in the training data and are in no estimate.
+    """
 
     schema_id = "plumbline.dev/evaluation-report/v1"
 
@@ -88,6 +92,7 @@ class EvaluationReport(Record):
     rubric: Digest
     dataset: Digest | None
     decoder: Digest
+    judge: Digest | None = None
     estimates: tuple[PairedEstimate, ...]
     slices: tuple[PairedEstimate, ...] = ()
     pressures: tuple[PressureReading, ...] = ()

@@ -1,0 +1,26 @@
+"""Shadow evaluation: router, spool, worker and pairs. Tee, then replay; every lost pair has a reason."""
+
+from plumbline.shadow.experiment import ShadowRun, replay, start_shadow
+from plumbline.shadow.pairs import agreement, read_pairs, summarise
+from plumbline.shadow.recorder import Consent
+from plumbline.shadow.sampling import Experiment, read_experiment, sampled, session_pseudonym
+from plumbline.shadow.sequential import Bounds, confidence_sequence, session_means
+from plumbline.shadow.spool import Spool
+
+__all__ = [
+    "Bounds",
+    "Consent",
+    "Experiment",
+    "ShadowRun",
+    "Spool",
+    "agreement",
+    "confidence_sequence",
+    "read_experiment",
+    "read_pairs",
+    "replay",
+    "sampled",
+    "session_means",
+    "session_pseudonym",
+    "start_shadow",
+    "summarise",
+]

@@ -1,0 +1,203 @@
+"""Between router and spool: a thread that turns served requests into records, so that no user waits for a disk.
+
+The router hands over a `Served` (what was asked, the raw bytes of what was answered) and forgets it. The thread
+asks for consent, reads the answer out of the bytes, and appends everything that waits with one fsync. When it cannot
+keep up, the hand-over queue is full and the request is shed, counted. Default deny: a consent check that fails
+counts as `consent_unavailable`, never as consent.
+"""
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from plumbline.policies.base import Completion
+from plumbline.policies.remote import finish_of, read_answer
+from plumbline.records import Answer, Conversation, DecoderSettings, SpoolRecord
+from plumbline.shadow.spool import Spool
+
+Consent = Callable[[str], bool]
+QUEUE = 4096
+IDLE_S = 0.25  # how long what overflowed may wait to be counted when no more requests come
+MAX_HELD = 64 << 20  # bytes of bodies between router and spool
+GROUP = 256
+
+
+def nobody(subject: str) -> bool:
+    """Default deny."""
+    return False
+
+
+@dataclass(frozen=True)
+class Served:
+    """A sampled request that a user got an answer to. `reason` is set when it cannot become a pair."""
+
+    request: str
+    session: str
+    subject: str
+    slice: str
+    messages: Conversation
+    decoder: DecoderSettings
+    body: bytes
+    streamed: bool
+    aborted: bool
+    latency_ms: float
+    policy: str
+    reason: str | None = None
+
+    @property
+    def held(self) -> int:
+        """About how much memory it holds, in bytes."""
+        return len(self.body) + sum(len(message.content) for message in self.messages)
+
+
+class Recorder:
+    """`offer` from the event loop, never blocking; `flush` waits until everything offered is decided."""
+
+    def __init__(self, spool: Spool, consent: Consent) -> None:
+        self.spool = spool
+        self.consent = consent
+        self._queue: queue.Queue[Served | None] = queue.Queue(QUEUE)
+        self._lock = threading.Lock()
+        self._overflow: Counter[str] = Counter()
+        self._held = 0
+        self._thread = threading.Thread(target=self._run, name="plumbline-recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join(timeout=30)
+
+    def offer(self, served: Served) -> None:
+        """Hand over; never blocks, never raises."""
+        try:
+            if self._held > MAX_HELD:
+                raise queue.Full
+            self._queue.put_nowait(served)
+            with self._lock:
+                self._held += served.held
+        except queue.Full:
+            with self._lock:
+                self._overflow["queue_full"] += 1
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Whether everything offered so far was decided within the time."""
+        until = time.monotonic() + timeout_s
+        while self._queue.unfinished_tasks or self._overflow:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group: list[Served | None] = []
+            with contextlib.suppress(queue.Empty):
+                group.append(self._queue.get(timeout=IDLE_S))
+            while group and len(group) < GROUP and not self._queue.empty():
+                group.append(self._queue.get())
+            ended = None in group
+            try:
+                self._record(served for served in group if served is not None)
+            except Exception:  # A fault in one group must not end the accounting of all later ones.
+                logging.getLogger("plumbline").exception("the recorder lost a group of records")
+                self.spool.shed_at_door(Counter(recorder_error=sum(served is not None for served in group)))
+            finally:
+                with self._lock:
+                    self._held -= sum(served.held for served in group if served is not None)
+                for _ in group:
+                    self._queue.task_done()
+
+    def _record(self, group: Iterable[Served]) -> None:
+        with self._lock:
+            overflow, self._overflow = self._overflow, Counter()
+        self.spool.shed_at_door(overflow)
+        shed: Counter[str] = Counter()
+        records: list[SpoolRecord] = []
+        for served in group:
+            reason = served.reason or self._refusal(served.subject)
+            answer = None if reason else read_served(served)
+            if reason or answer is None:
+                shed[reason or "reference_error"] += 1
+                continue
+            records.append(
+                SpoolRecord(
+                    request=served.request,
+                    experiment=self.spool.experiment.name,
+                    session=served.session,
+                    subject=served.subject,
+                    slice=served.slice,
+                    messages=served.messages,
+                    decoder=served.decoder,
+                    reference=answer,
+                    consent=True,
+                )
+            )
+        self.spool.shed_at_door(shed)
+        self.spool.append(records)
+
+    def _refusal(self, subject: str) -> str | None:
+        try:
+            return None if subject and self.consent(subject) is True else "no_consent"
+        except Exception:
+            return "consent_unavailable"
+
+
+def read_served(served: Served) -> Answer | None:
+    """The answer in the bytes that the user got; None when they hold none."""
+    try:
+        if served.streamed:
+            completion, whole = read_events(served.body)
+        else:
+            completion, whole = read_answer(json.loads(served.body)), True
+        if not whole and not served.aborted:
+            return None
+        return Answer(
+            text=completion.text,
+            finish="client_abort" if served.aborted else completion.finish,
+            latency_ms=served.latency_ms,
+            tokens=completion.tokens,
+            policy=served.policy,
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+
+
+def read_events(body: bytes) -> tuple[Completion, bool]:
+    """The completion in a stream of server-sent events, and whether the stream came to its `[DONE]`.
+
+    Tokens are the stream's own usage where it says so, else the number of pieces, which is what it told the user.
+    """
+    text: list[str] = []
+    reason: object = None
+    tokens: int | None = None
+    whole = False
+    for line in body.split(b"\n"):
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            whole = True
+            break
+        try:
+            event = json.loads(data)
+        except ValueError:
+            break  # cut in the middle of an event
+        if "error" in event:
+            raise ValueError("the stream ended in an error")
+        tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+        for choice in event.get("choices", [])[:1]:
+            text.append(choice.get("delta", {}).get("content") or "")
+            reason = choice.get("finish_reason") or reason
+    pieces = sum(1 for piece in text if piece)
+    said = "".join(text)
+    said.encode("utf-8")  # as in `read_answer`
+    return Completion(said, finish_of(reason), pieces if tokens is None else tokens), whole
