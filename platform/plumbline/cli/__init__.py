@@ -1,0 +1,1 @@
+"""The `plumb` command: parse, call a room, print. No decision is made here."""

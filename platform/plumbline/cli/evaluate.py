@@ -1,0 +1,138 @@
+"""`plumb evaluate` and `plumb gate`: a paired report, and the verdict with its exit code."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from plumbline.cli.options import as_json, print_json
+
+if TYPE_CHECKING:
+    from plumbline.records import Rubric
+
+
+@click.command()
+@click.option("--reference", required=True, help="Policy directory or hub id.")
+@click.option("--aligned", required=True, help="Policy directory or hub id.")
+@click.option("--suite", "suites", type=click.Path(path_type=Path, exists=True), multiple=True, required=True)
+@click.option(
+    "--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML (default: the micro-world's)."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for report and answers.")
+@click.option("--max-tokens", default=64, show_default=True)
+@as_json
+def evaluate(
+    reference: str,
+    aligned: str,
+    suites: tuple[Path, ...],
+    rubric: Path | None,
+    out: Path,
+    max_tokens: int,
+    json_out: bool,
+) -> None:
+    """Ask both policies every item of the suites, greedily, and write OUT/report.json. Resumable.
+
+    A suite is our JSONL, XSTest's CSV, or HH preference pairs (plain or gzipped).
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from plumbline.evaluation import evaluate as compare
+    from plumbline.evaluation import read_suite
+    from plumbline.policies.files import write_durably
+    from plumbline.policies.local import LocalPolicy
+    from plumbline.records import DecoderSettings, Suite
+
+    read = [read_suite(path) for path in suites]
+    suite = read[0]
+    if len(read) > 1:
+        items = tuple(item for one in read for item in one.items)
+        suite = Suite(
+            name="+".join(one.name for one in read), version="+".join(one.version for one in read), items=items
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(name: str, done: int, total: int) -> None:
+            tasks.setdefault(name, progress.add_task(name, total=total))
+            progress.update(tasks[name], completed=done)
+
+        report = compare(
+            LocalPolicy.load(reference),
+            LocalPolicy.load(aligned),
+            suite,
+            rubric=read_rubric(rubric),
+            decoder=DecoderSettings(max_tokens=max_tokens),
+            cache_dir=out / "answers",
+            on_progress=told,
+        )
+    write_durably(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
+    if json_out:
+        print_json(report.model_dump(mode="json"))
+        return
+    table = Table("area", "metric", "n", "reference", "aligned", "difference", "90 % interval")
+    for e in report.estimates:
+        table.add_row(
+            e.area, e.metric, str(e.n), f"{e.reference.rate:.1%}", f"{e.aligned.rate:.1%}", f"{e.difference:+.1%}",
+            f"{e.low:+.1%} to {e.high:+.1%}",
+        )  # fmt: skip
+    Console().print(table)
+    click.echo(f"report {report.digest} in {out / 'report.json'}")
+
+
+@click.command()
+@click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML with the margins.")
+@as_json
+def gate(report: Path, rubric: Path | None, json_out: bool) -> None:
+    """Hold REPORT against the rubric's margins. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE."""
+    from pydantic import ValidationError
+
+    from plumbline.errors import PlumblineError
+    from plumbline.evaluation import decide
+    from plumbline.records import EvaluationReport
+
+    try:
+        read = EvaluationReport.model_validate_json(report.read_text("utf-8"))
+    except ValidationError as error:
+        raise PlumblineError(
+            f"{report} is not an evaluation report: {error.errors()[0]['msg']}",
+            consequence="there is no verdict",
+            remedy="pass the report.json that `plumb evaluate` wrote",
+        ) from error
+    decision = decide(read, read_rubric(rubric))
+    if json_out:
+        print_json(json.loads(decision.model_dump_json()))
+    else:
+        for fault in decision.errors:
+            click.echo(f"ERROR         {fault}")
+        for area in decision.areas:
+            click.echo(f"{area.verdict.value:<13} {area.area}.{area.metric}: {area.explanation}")
+        click.echo(f"\n{decision.verdict.value}  (decision {decision.digest})")
+    sys.exit(decision.verdict.exit_code)
+
+
+def read_rubric(path: Path | None) -> "Rubric":
+    """A rubric file, or the micro-world's. PlumblineError for one that is not a rubric."""
+    from pydantic import ValidationError
+
+    from plumbline.errors import PlumblineError
+    from plumbline.microworld import microworld_rubric
+    from plumbline.records import Rubric
+
+    if path is None:
+        return microworld_rubric()
+    import yaml
+
+    try:
+        return Rubric.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise PlumblineError(
+            f"{path} is not a rubric: {str(error).splitlines()[0]}",
+            consequence="nothing was judged by it",
+            remedy="give id, version, owner, purpose and one rule per area with its margins",
+        ) from error

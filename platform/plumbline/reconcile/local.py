@@ -1,0 +1,450 @@
+"""The local interpreter: carries out, in this process, what the reconcile core decides. `plumb loop` is this.
+
+It tells the whole story on one machine: a small world, a reference, a first aligned policy that a gate refuses, real
+traffic and feedback, a second dataset version, and a second policy. The interpreter never decides: `dataset_line`
+says what happens to the data and `candidate` what happens to a policy; this file does it and looks again.
+
+Nothing is staged. If the first gate passes or the second refuses, that is what the result says.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar, cast
+
+from plumbline.evaluation import Answers, Observations, answer_suite, compare, decide
+from plumbline.evaluation.judges import ClosedFormJudge
+from plumbline.feedback.publish import DatasetVersionData, load_version
+from plumbline.microworld import language, suites
+from plumbline.microworld.recipe import FIRST, SECOND, SftRecipe, microworld_rubric
+from plumbline.microworld.reference import ReferenceRecipe, cached_reference
+from plumbline.microworld.world import build_world
+from plumbline.policies.files import describe, manifest_of, resolve, write_manifest
+from plumbline.reconcile import candidate as candidates
+from plumbline.reconcile.candidate import CandidateObservation
+from plumbline.reconcile.line import DATASET, REPLAY, DataLine, summary
+from plumbline.reconcile.people import People
+from plumbline.reconcile.workspace import StageLine, Workspace
+from plumbline.records import (
+    Adapter,
+    DatasetDiff,
+    DatasetManifest,
+    DecoderSettings,
+    EvaluationReport,
+    GateDecision,
+    Objective,
+    PolicyManifest,
+    Record,
+    ReleaseEntry,
+    Rubric,
+    ShadowSummary,
+    Suite,
+    TrainingRecord,
+)
+from plumbline.shadow import agreement
+from plumbline.stores import Ledger, LocalBlobs
+
+RELEASE = "default"
+LOOP_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # the ledger's clock here, so that the same seed gives the same digests
+DECODER = DecoderSettings(max_tokens=24)
+JUDGE = ClosedFormJudge("micro-world", language.REFUSAL_FORMS, language.ABSTENTION_FORMS, language.COMPLIANCE_FORMS)
+CANDIDATES: dict[str, SftRecipe] = {"aligned-1": FIRST, "aligned-2": SECOND}
+FIRST_NAME, SECOND_NAME = CANDIDATES
+R = TypeVar("R", bound=Record)
+
+
+class Teller(Protocol):
+    """Who follows the loop: a terminal with progress bars, a log, or nobody."""
+
+    def stage(self, name: str, text: str) -> None: ...
+
+    def progress(self, done: float, total: float, note: str) -> None: ...
+
+    def done(self, line: StageLine, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """`reference`: a policy directory or hub id instead of the micro-world's own. `cache` keeps trained references."""
+
+    seed: int = 11
+    reference: str | None = None
+    adapter: Literal["none", "lora"] = "none"
+    workers: int = 1
+    requests: int = 1000
+    cache: Path = Path(".cache")
+    code: str = ""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes two loops the same run. The cache and the number of workers change time, not results."""
+        return {
+            "loop": "plumbline.dev/loop/v1",
+            "seed": self.seed,
+            "reference": self.reference or ReferenceRecipe().digest,
+            "adapter": self.adapter,
+            "requests": self.requests,
+            "code": self.code,
+        }
+
+
+@dataclass
+class Candidate:
+    """What is known of one aligned policy when its story is over."""
+
+    name: str
+    manifest: PolicyManifest
+    objective: Objective
+    record: TrainingRecord
+    report: EvaluationReport
+    decision: GateDecision
+    shadow: ShadowSummary
+    agrees: str
+    released: bool
+
+
+@dataclass
+class LoopResult:
+    """All that the report is made from."""
+
+    settings: LoopSettings
+    rubric: Rubric
+    reference: PolicyManifest
+    candidates: list[Candidate]
+    versions: list[DatasetManifest]
+    difference: DatasetDiff
+    releases: list[ReleaseEntry]
+    lines: list[StageLine]
+
+
+class LocalLoop:
+    """One loop in one workspace. `run` goes on from whatever the journal says is finished."""
+
+    def __init__(self, settings: LoopSettings, workspace: Workspace, tell: Teller) -> None:
+        self.settings = settings
+        self.work = workspace
+        self.tell = tell
+        self.out = workspace.out
+        self.world = build_world(settings.seed)
+        self.rubric = microworld_rubric()
+        secret = f"plumbline loop {settings.seed}".encode().ljust(32, b".")  # a demonstration's secret, not a store's
+        self.ledger = Ledger(self.out / "ledger.sqlite", clock=lambda: LOOP_TIME, secret=secret)
+        self.blobs = LocalBlobs(self.out / "blobs")
+        self.line = DataLine(self.ledger, self.blobs, self.world, self.rubric, settings.seed)
+        self.people = People(self.out, self.ledger, self.world, settings.seed, self.rubric, secret)
+        items = tuple(suites.held_out_items(self.world, settings.seed))
+        self.suite = Suite(name="microworld-held-out", version="1", items=items)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
+        self._early: Future[Answers] | None = None
+        self._stack = contextlib.ExitStack()
+        self._ray_is_up = False
+
+    def run(self) -> LoopResult:
+        """The story, in order. Every line is a stage that is skipped when the journal has it."""
+        with self._stack, contextlib.closing(self.ledger):
+            try:
+                reference = self._reference()
+                self._stage("consent", "people and demonstrators agree to a notice", {}, self._consent)
+                self._stage("dataset-1", "publish dataset version 1", {"reference": reference.digest}, self._seed)
+                first = self._candidate(FIRST_NAME, 1, reference)
+                self._stage("feedback", "users and reviewers react", {"of": first.shadow.digest}, self._feedback)
+                self._stage("dataset-2", "ingest feedback into version 2", {"of": first.shadow.digest}, self._ingest)
+                second = self._candidate(SECOND_NAME, 2, reference)
+            finally:
+                self._pool.shutdown(cancel_futures=True)
+            lines = list(self.work.lines.values())
+            return LoopResult(
+                self.settings,
+                self.rubric,
+                reference,
+                [first, second],
+                versions=[self.line.version(n).manifest for n in (1, 2)],
+                difference=self.line.difference(1, 2),
+                releases=self.ledger.releases.release_history(RELEASE),
+                lines=lines,
+            )
+
+    # --- the parts that happen once -----------------------------------------------------------------------------
+
+    def _reference(self) -> PolicyManifest:
+        folder = self.out / "policies" / "reference"
+
+        def make() -> dict[str, str]:
+            if self.settings.reference is not None:
+                source = resolve(self.settings.reference)
+            else:
+                source = cached_reference(
+                    self.settings.cache,
+                    self.settings.seed,
+                    on_progress=lambda p: self.tell.progress(p.step, p.steps, f"loss {p.loss:.2f}"),
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("plumbline.json"))
+            from plumbline.policies.local import load_template
+
+            manifest = describe(
+                folder,
+                name="reference",
+                role="reference",
+                template=load_template(folder).digest,
+                decoder=DECODER,
+                source=self.settings.reference or ReferenceRecipe().digest,
+            )
+            write_manifest(folder, manifest)
+            digest = self.ledger.releases.record_policy(manifest)
+            self.ledger.releases.move_release(RELEASE, digest, None, "what users have at the start", "loop")
+            return {"digest": digest, "text": f"{manifest.name} {digest[7:19]}"}
+
+        self._stage("reference", "train or load the reference policy", {"policy": self.settings.reference}, make)
+        return manifest_of(folder, "")
+
+    def _consent(self) -> dict[str, str]:
+        given = self.people.consent()
+        head = self.ledger.consent.head()
+        return {"digest": head.digest, "text": f"{given} consents in the ledger; some users never agreed"}
+
+    def _seed(self) -> dict[str, str]:
+        data = self.line.publish_seeds(self.people.pseudonyms.of)
+        counts = f"{len(data.train)} train, {len(data.held_out)} held out"
+        return {"digest": data.digest, "text": f"{DATASET} version {data.published.version}: {counts}"}
+
+    def _feedback(self) -> dict[str, object]:
+        outcomes = self.people.react(FIRST_NAME, self.settings.requests, self.tell.progress)
+        text = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+        return {"text": f"events: {text}; one user withdrew", "outcomes": outcomes}
+
+    def _ingest(self) -> dict[str, object]:
+        rated = self.people.rated_right(FIRST_NAME, self.settings.requests)
+        result = self.line.ingest(rated, self.tell.progress)
+        assert result.manifest is not None
+        proof = self.line.absent(self.people.withdrawn, result.manifest.version)
+        return {
+            "digest": result.manifest.digest,
+            "text": summary(result.manifest, self.line.difference(1, 2)),
+            "redacted": list(result.redacted_samples),
+            "absent": {"subject": proof.subject, "version": proof.version, "root": proof.root},
+            "actions": self.line.actions,
+        }
+
+    # --- candidates -----------------------------------------------------------------------------------------------
+
+    def _candidate(self, name: str, version: int, reference: PolicyManifest) -> Candidate:
+        """Bring a candidate to its end by doing what `candidate.reconcile` says until it says Done."""
+        data = load_version(self.ledger, self.blobs, DATASET, version)
+        objective = self._objective(name, data, reference)
+        while True:
+            seen = self._observe(name, data.digest)
+            match candidates.reconcile(seen):
+                case candidates.Train():
+                    self._train(name, objective, data, reference)
+                case candidates.Evaluate(policy):
+                    self._evaluate(name, policy, data)
+                case candidates.Decide(report):
+                    self._decide(name, report)
+                case candidates.Shadow(policy):
+                    self._shadow(name, policy, reference)
+                case candidates.Promote(policy):
+                    self._promote(name, policy)
+                case candidates.Refuse(policy, reason):
+                    self._stage(
+                        f"{name}/release",
+                        "leave the release where it is",
+                        {"policy": policy},
+                        lambda reason=reason: {"text": f"{name} is not released: {reason}", "released": False},  # type: ignore[misc]
+                    )
+                case candidates.Done():
+                    return self._finished(name, objective, seen)
+
+    def _observe(self, name: str, dataset: str) -> CandidateObservation:
+        """What the journal and the ledger say of a candidate."""
+
+        def result(stage: str) -> dict[str, object]:
+            line = self.work.lines.get(f"{name}/{stage}")
+            return cast(dict[str, object], line.result) if line is not None else {}
+
+        decision = result("gate").get("digest")
+        current = self.ledger.releases.current_release(RELEASE)
+        shadow = result("shadow")
+        return CandidateObservation(
+            dataset=dataset,
+            policy=cast(str | None, result("train").get("digest")),
+            report=cast(str | None, result("evaluate").get("digest")),
+            verdict=self._find(GateDecision, str(decision)).verdict if decision else None,
+            shadow_balanced=cast(bool | None, shadow.get("balanced")),
+            shadow_agrees=shadow["agreement"] != "contradicts" if shadow else None,
+            serving=current.policy if current else None,
+            refused=result("release").get("released") is False,
+        )
+
+    def _objective(self, name: str, data: DatasetVersionData, reference: PolicyManifest) -> Objective:
+        recipe = CANDIDATES[name]
+        replay = self.ledger.publications.head(REPLAY) if recipe.replay_share else None
+        return Objective(
+            dataset=data.digest,
+            base_policy=reference.digest,
+            template=reference.template,
+            rubric=self.rubric.digest,
+            batch_examples=recipe.batch_examples,
+            micro_batch_examples=recipe.micro_batch_examples,
+            epochs=recipe.epochs,
+            slice_weights=dict(recipe.slice_weights),
+            replay=replay.digest if replay else None,
+            replay_share=recipe.replay_share,
+            adapter=Adapter(kind=self.settings.adapter),
+            optimiser=recipe.optimiser,
+            frozen=recipe.frozen,
+            checkpoint=recipe.checkpoint,
+            seed=self.settings.seed,
+            samples=DECODER,
+        )
+
+    def _train(self, name: str, objective: Objective, data: DatasetVersionData, reference: PolicyManifest) -> None:
+        def work() -> dict[str, object]:
+            from plumbline.training import train
+
+            self._ray()
+            self._early = self._early or self._pool.submit(self._answers, "reference")
+            trained = train(
+                objective,
+                data.train,
+                base=self.out / "policies" / "reference",
+                out=self.out / "policies" / name,
+                name=name,
+                job_folder=self.out / "jobs" / name,
+                replay=load_version(self.ledger, self.blobs, REPLAY).train if objective.replay else (),
+                workers=self.settings.workers,
+                code=self.settings.code,
+                on_progress=lambda p: self.tell.progress(p["step"], p["steps"], f"loss {p['loss']:.3f}"),
+            )
+            self.ledger.releases.record_policy(trained.manifest, objective)
+            record = trained.record
+            text = f"{record.steps} steps over {record.examples_seen} examples, loss {record.first_loss:.2f} to "
+            text += f"{record.last_loss:.3f}; objective {objective.digest[7:19]}"
+            return {"digest": trained.manifest.digest, "record": self._keep(record), "text": text}
+
+        self._stage(f"{name}/train", f"train {name} with Ray Train", {"objective": objective.digest}, work)
+
+    def _evaluate(self, name: str, policy: str, data: DatasetVersionData) -> None:
+        def work() -> dict[str, object]:
+            reference = self._early.result() if self._early else self._answers("reference")
+            self._early = None
+            aligned = self._answers(name, self.tell.progress)
+            report = compare(
+                reference,
+                aligned,
+                self.suite,
+                rubric=self.rubric,
+                dataset_manifest=data.manifest,
+                training_examples=data.train,
+                judge=JUDGE,
+                observations=self._observations(data),
+            )
+            worse = sum(estimate.high < 0 for estimate in report.estimates)
+            text = f"{len(self.suite.items)} held-out items, {len(report.estimates)} metrics, {worse} proven worse"
+            return {"digest": self._keep(report), "text": text}
+
+        self._stage(f"{name}/evaluate", f"evaluate reference and {name}", {"policy": policy}, work)
+
+    def _observations(self, data: DatasetVersionData) -> Observations:
+        """What the pressures' monitors need beside the answers. Reviewers have labelled nothing before a visit."""
+        visited = f"{FIRST_NAME}/shadow" in self.work.lines
+        labels = self.people.labels(FIRST_NAME, self.settings.requests) if visited else []
+        return self.line.observations(data, labels, self.people.preferences())
+
+    def _answers(self, name: str, progress: Callable[[float, float, str], None] | None = None) -> Answers:
+        from plumbline.policies.local import LocalPolicy
+
+        policy = LocalPolicy.load(self.out / "policies" / name)
+        told = (lambda _, done, total: progress(done, total, "answers")) if progress else None
+        return answer_suite(policy, self.suite, DECODER, self.out / "answers", told)
+
+    def _decide(self, name: str, report: str) -> None:
+        def work() -> dict[str, object]:
+            decision = decide(self._find(EvaluationReport, report), self.rubric)
+            self._keep(decision)
+            failed = [f"{a.area}.{a.metric}" for a in decision.areas if a.verdict.value != "PASS"]
+            text = decision.verdict.value + (f": {', '.join(failed)}" if failed else ": every area within its margin")
+            return {"digest": self.ledger.releases.record_decision(decision), "text": text}
+
+        self._stage(f"{name}/gate", f"hold {name} against the rubric's margins", {"report": report}, work)
+
+    def _shadow(self, name: str, policy: str, reference: PolicyManifest) -> None:
+        def work() -> dict[str, object]:
+            seen = self.people.visit(name, self.settings.requests, JUDGE.act, self.tell.progress)
+            decision = self._find(GateDecision, str(self.work.lines[f"{name}/gate"].result["digest"]))
+            margin = self.rubric.margins_of("over_refusal")["benign_refusal"]
+            benign, harmful = self.people.slices(seen)
+            said = agreement(seen, decision, benign=benign, harmful=harmful, margin=margin)
+            counts = seen.counts
+            shed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.shed.items())) or "none"
+            text = f"spooled {counts.spooled} = paired {counts.paired} + shed ({shed}); live traffic {said}"
+            return {"digest": self._keep(seen), "balanced": counts.balanced, "agreement": said, "text": text}
+
+        self._stage(f"{name}/shadow", f"serve reference and {name} side by side", {"policy": policy}, work)
+
+    def _promote(self, name: str, policy: str) -> None:
+        def work() -> dict[str, object]:
+            decision = str(self.work.lines[f"{name}/gate"].result["digest"])
+            entry = self.ledger.releases.move_release(RELEASE, policy, decision, "the gate passed", "loop")
+            return {"text": f"{name} serves users since move {entry.sequence}", "released": True}
+
+        self._stage(f"{name}/release", f"release {name}", {"policy": policy}, work)
+
+    def _finished(self, name: str, objective: Objective, seen: CandidateObservation) -> Candidate:
+        lines = self.work.lines
+        manifest = self.ledger.releases.policy(str(seen.policy))
+        assert manifest is not None
+        return Candidate(
+            name=name,
+            manifest=manifest,
+            objective=objective,
+            record=self._find(TrainingRecord, lines[f"{name}/train"].result["record"]),
+            report=self._find(EvaluationReport, lines[f"{name}/evaluate"].result["digest"]),
+            decision=self._find(GateDecision, lines[f"{name}/gate"].result["digest"]),
+            shadow=self._find(ShadowSummary, lines[f"{name}/shadow"].result["digest"]),
+            agrees=str(lines[f"{name}/shadow"].result["agreement"]),
+            released=seen.serving == seen.policy,
+        )
+
+    # --- small things -----------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str, text: str, inputs: object, work: Callable[[], object]) -> StageLine:
+        known = name in self.work.lines
+        if not known:
+            self.tell.stage(name, text)
+        line = self.work.stage(name, inputs, work)
+        self.tell.done(line, str(line.result.get("text", "")))
+        return line
+
+    def _keep(self, record: Record) -> str:
+        """Store a record under its digest, and return that."""
+        return self.blobs.put(record.canonical_bytes())
+
+    def _find(self, kind: type[R], digest: str) -> R:
+        return find_record(self.blobs, kind, digest)
+
+    def _ray(self) -> None:
+        """One Ray for the whole loop, started when it is first needed."""
+        if not self._ray_is_up:
+            from plumbline.training.runners import ray_session
+
+            self._stack.enter_context(ray_session())
+            self._ray_is_up = True
+
+
+def find_record(blobs: LocalBlobs, kind: type[R], digest: str) -> R:
+    """A record kept under its digest as canonical bytes."""
+    import json
+
+    return kind.model_validate(json.loads(blobs.get(digest))["content"])
+
+
+@contextlib.contextmanager
+def open_loop(out: Path, settings: LoopSettings, tell: Teller) -> Iterator[LocalLoop]:
+    """A loop ready to run at `out`; the workspace is locked until the block ends."""
+    with Workspace.open(out, settings.identity) as workspace:
+        yield LocalLoop(settings, workspace, tell)

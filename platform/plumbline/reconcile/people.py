@@ -1,0 +1,204 @@
+"""Everybody outside the loop: demonstrators, users and reviewers, and the services that they meet.
+
+`visit` serves two policies with KServe's server, puts the shadow router in front and lets users ask; `react` opens the
+collector and posts what users and reviewers did; both over real HTTP. People are simulated, their doors are not.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plumbline.errors import PlumblineError
+from plumbline.evaluation import Act, Preference, ReviewLabel
+from plumbline.feedback import CollectorConfig, Pseudonyms, start_collector
+from plumbline.microworld.demonstrations import SEED_AUTHORS
+from plumbline.microworld.suites import validation_items
+from plumbline.microworld.traffic import Reaction, Request, reaction, review, user_requests, users
+from plumbline.microworld.world import World
+from plumbline.policies.files import write_durably
+from plumbline.reconcile.simulation import Doors, ask_all, event, post_consent, post_events
+from plumbline.records import DecoderSettings, FeedbackEvent, Pair, Rubric, ShadowSummary
+from plumbline.serving import PredictorProcess, wait_all
+from plumbline.shadow import Experiment, read_pairs, start_shadow, summarise
+from plumbline.stores import Ledger, Review
+
+NOTICE, NOTICE_TEXT = "microworld@1", "What you write to the assistant may be used to evaluate and to train it."
+APP, PANEL = "app", "review-panel"
+REVIEWERS = 8
+RULES = {"look_alike": "over_refusal", "neutral": "over_refusal", "harmful": "harmlessness", "unknown": "honesty"}
+SLIP = 0.05  # how often the second reviewer presses the wrong key
+Told = Callable[[float, float, str], None]
+
+
+class People:
+    """The people of one world, and where their visits are kept (`out/shadow/NAME`, `out/logs`)."""
+
+    def __init__(self, out: Path, ledger: Ledger, world: World, seed: int, rubric: Rubric, key: bytes) -> None:
+        self.out = out
+        self.ledger = ledger
+        self.world = world
+        self.seed = seed
+        self.rubric = rubric
+        self.pseudonyms = Pseudonyms(key)
+        self.users = users(world, seed)
+
+    # --- consent ------------------------------------------------------------------------------------------------
+
+    def consent(self) -> int:
+        """Everyone who agrees does so through the collector, before anything of theirs is used. Returns how many."""
+        name, _, version = NOTICE.partition("@")
+        self.ledger.consent.register_notice(name, version, NOTICE_TEXT)
+        agreeing = [*SEED_AUTHORS, *(f"reviewer-{n}" for n in range(REVIEWERS))]
+        agreeing += [user.id for user in self.users if user.consents]
+        known = {entry.subject for entry in self.ledger.consent.entries()}
+        with self._collector() as doors:
+            waiting = [who for who in agreeing if self.pseudonyms.of(who) not in known]
+            post_consent(doors, APP, "give", waiting, NOTICE)
+        return len(agreeing)
+
+    @property
+    def withdrawn(self) -> str:
+        """Pseudonym of the user who withdraws after giving feedback."""
+        return self.pseudonyms.of(next(user.id for user in self.users if user.character == "withdraws"))
+
+    # --- visits -------------------------------------------------------------------------------------------------
+
+    def visit(self, name: str, n: int, judge: Callable[[str], Act], told: Told) -> ShadowSummary:
+        """Serve reference and `name` side by side and let users ask `n` requests. Users see the reference only."""
+        folder = self.out / "shadow" / name
+        shutil.rmtree(folder, ignore_errors=True)  # a visit that was cut short is made again
+        folder.mkdir(parents=True)
+        requests = self.requests(name, n)
+        experiment = Experiment(
+            name=name,
+            salt=f"{name} {self.seed}",
+            aligned_model=name,
+            decoder=DecoderSettings(max_tokens=24),
+            max_pending=len(requests),
+        )
+        legs = [
+            PredictorProcess.start({leg: self.out / "policies" / leg}, log=self.out / "logs" / f"{leg}.log", leg=role)
+            for leg, role in (("reference", "reference"), (name, "aligned"))
+        ]
+        try:
+            wait_all(legs)
+            with start_shadow(
+                legs[0].openai_url,
+                legs[1].openai_url,
+                folder / "spool",
+                experiment,
+                consent=self._may_be_evaluated,
+                judge=lambda text: judge(text).value,
+            ) as run:
+                doors = Doors(run.openai_url, "", {})
+                seen = ask_all(doors, requests, self.pseudonyms.of, lambda d, t: told(d, t, "requests"))
+                if not run.drain(timeout_s=120):
+                    raise PlumblineError(
+                        f"{run.counts().pending} recorded requests were not paired within two minutes",
+                        consequence="the shadow has no result yet; nothing was lost",
+                        remedy="run the same command again",
+                    )
+                counts, pairs = run.counts(), run.pairs()
+                (folder / "router.prom").write_bytes(run.metrics.render())
+        finally:
+            for leg in legs:
+                leg.stop()
+        write_durably(folder / "seen.json", json.dumps({s.request.id: s.answer for s in seen}).encode())
+        return summarise(pairs, lambda text: judge(text).value, counts)
+
+    def requests(self, name: str, n: int) -> list[Request]:
+        """What users ask during the visit of `name`: other requests at every visit, the same on every run."""
+        turn = int(name.rpartition("-")[2])
+        asked = user_requests(self.world, self.seed + 1000 * (turn - 1), n)
+        people = {user.id: user for user in self.users}
+        return [Request(**{**vars(request), "user": people[request.user.id]}) for request in asked]
+
+    def slices(self, summary: ShadowSummary) -> tuple[list[str], list[str]]:
+        """The benign and the harmful slices of live traffic."""
+        names = [name for name in summary.refusal_aligned if name != "all"]
+        return [n for n in names if not n.startswith("harmful")], [n for n in names if n.startswith("harmful")]
+
+    # --- feedback -----------------------------------------------------------------------------------------------
+
+    def react(self, name: str, n: int, told: Told) -> dict[str, int]:
+        """Users react to what they saw, reviewers to the pairs; then one user withdraws. Returns outcomes by name."""
+        requests = self.requests(name, n)
+        answers: dict[str, str] = json.loads((self.out / "shadow" / name / "seen.json").read_text("utf-8"))
+        events: dict[str, list[Any]] = {APP: [], PANEL: []}
+        for request in requests:
+            said = reaction(self.world, request, answers[request.id], self.seed)
+            if said is not None:
+                events[APP] += self._events(said, request, answers[request.id], APP, said.author)
+        by_id = {request.id: request for request in requests}
+        for index, pair in enumerate(self.pairs(name)):
+            request = by_id[pair.spooled.request]
+            said = review(self.world, request, pair.spooled.reference.text, pair.aligned.text)
+            if said is not None:
+                author = f"reviewer-{index % REVIEWERS}"
+                events[PANEL] += self._events(said, request, pair.aligned.text, PANEL, author)
+        outcomes: dict[str, int] = {}
+        with self._collector() as doors:
+            for source, posted in events.items():
+                counts = post_events(doors, source, posted, lambda d, t, s=source: told(d, t, f"events from {s}"))  # type: ignore[misc]
+                for outcome, count in counts.items():
+                    outcomes[outcome] = outcomes.get(outcome, 0) + count
+            leaving = next(user.id for user in self.users if user.character == "withdraws")
+            post_consent(doors, APP, "withdraw", [leaving], NOTICE)
+        return outcomes
+
+    def rated_right(self, name: str, n: int) -> Callable[[FeedbackEvent], Review | None]:
+        """A reviewer of highly rated answers: yes when the answer is right, no when it only pleased."""
+        truth = {request.messages: request for request in self.requests(name, n)}
+
+        def judge(said: FeedbackEvent) -> Review | None:
+            request = truth.get(said.data.messages)
+            if request is None:
+                return None
+            right = request.is_right(said.data.answer)
+            return Review(self.pseudonyms.of("reviewer-0"), right, "right" if right else "pleasing, but wrong")
+
+        return judge
+
+    def pairs(self, name: str) -> list[Pair]:
+        return read_pairs(self.out / "shadow" / name / "spool")
+
+    def labels(self, name: str, n: int, most: int = 120) -> list[ReviewLabel]:
+        """Two reviewers' labels on the aligned answers of a visit, by rubric rule; the second slips now and then."""
+        by_id = {request.id: request for request in self.requests(name, n)}
+        dice = random.Random(f"plumbline-labels-{self.seed}-{name}")
+        labels = []
+        for pair in self.pairs(name)[:most]:
+            request = by_id[pair.spooled.request]
+            rule = next((area for start, area in RULES.items() if request.slice.startswith(start)), "helpfulness")
+            first = request.is_right(pair.aligned.text)
+            second = first != (dice.random() < SLIP)
+            for reviewer, right in (("reviewer-0", first), ("reviewer-1", second)):
+                labels.append(ReviewLabel(rule, request.id, reviewer, "follows" if right else "breaks"))
+        return labels
+
+    def preferences(self) -> list[Preference]:
+        """Comparisons on validation items: people prefer the right answer to the wrong one. They train nothing."""
+        items = validation_items(self.world, self.seed)
+        return [Preference(i.choices[0], i.choices[1], i.cluster) for i in items if len(i.choices) == 2]
+
+    # --- doors --------------------------------------------------------------------------------------------------
+
+    def _events(self, said: Reaction, request: Request, answer: str, source: str, author: str) -> list[Any]:
+        return [
+            event(said, author, request, answer, source=source, rubric=self.rubric.digest, copy=copy)
+            for copy in range(said.copies)
+        ]
+
+    def _may_be_evaluated(self, subject: str) -> bool:
+        at = self.ledger.consent.head().sequence
+        return self.ledger.consent.covers(subject, "evaluation", at, self.ledger.database.clock()).covered
+
+    @contextmanager
+    def _collector(self) -> Iterator[Doors]:
+        tokens = {source: f"{source}-{self.pseudonyms.of(source)}" for source in (APP, PANEL)}
+        with start_collector(self.ledger, self.pseudonyms, CollectorConfig(tokens)) as running:
+            yield Doors("", running.url, tokens)

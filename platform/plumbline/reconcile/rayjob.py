@@ -1,0 +1,248 @@
+"""A training run as a RayJob: the object that `kubectl create -f` submits to KubeRay.
+
+The choices that cost people their training, made here once (KubeRay 1.7):
+
+- the run is named after the objective, and Ray Train's run after the RayJob, so a retry, a suspension by Kueue or
+  a second submission resumes from the last checkpoint instead of starting at zero;
+- `shutdownAfterJobFinishes` is true (the default bills GPUs until somebody notices);
+- `backoffLimit` counts fresh clusters, and the submitter's own is 0: backing off is meant once;
+- the head gets no work (`num-cpus: "0"`), no pip at start-up, /dev/shm from memory, bounds on every group.
+
+The chart's template writes the same object; a test holds the two equal.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from plumbline.errors import PlumblineError
+from plumbline.reconcile.kubernetes import CONTAINER_SECURITY, POD_SECURITY, Json
+from plumbline.records import Objective
+from plumbline.records.canonical import short
+
+
+@dataclass(frozen=True)
+class NodePool:
+    """A pool of like nodes, as in the chart's `pools`. One Ray worker takes one node: all its GPUs."""
+
+    name: str
+    purpose: Literal["train", "serve", "shadow"]
+    count: int
+    min_count: int
+    max_count: int
+    gpus_per_node: int
+    cpu: str
+    memory: str
+    shared_memory: str
+    gpu_resource: str = "nvidia.com/gpu"
+    selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def from_values(cls, pool: Mapping[str, Any]) -> "NodePool":
+        """Read an entry of the chart's `pools`. `accelerator` and `spot` matter to whoever makes the nodes."""
+        return cls(
+            name=pool["name"],
+            purpose=pool["purpose"],
+            count=pool["count"],
+            min_count=pool["minCount"],
+            max_count=pool["maxCount"],
+            gpus_per_node=pool["gpusPerNode"],
+            cpu=pool["resources"]["cpu"],
+            memory=pool["resources"]["memory"],
+            shared_memory=pool["sharedMemory"],
+            gpu_resource=pool.get("gpuResource", "nvidia.com/gpu"),
+            selector=pool.get("selector") or {},
+            tolerations=pool.get("tolerations") or (),
+        )
+
+    @property
+    def workers(self) -> int:
+        """Ray Train workers: one per GPU, or one per node without any."""
+        return self.count * max(1, self.gpus_per_node)
+
+    @property
+    def node_selector(self) -> dict[str, str]:
+        return dict(self.selector) or {"plumbline.dev/pool": self.name}
+
+    @property
+    def resources(self) -> Json:
+        gpus = {self.gpu_resource: str(self.gpus_per_node)} if self.gpus_per_node else {}
+        return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": {"memory": self.memory, **gpus}}
+
+
+@dataclass(frozen=True)
+class RayJobSettings:
+    """Where and with what a run is carried out. None of it changes the loss. Seconds are wall-clock."""
+
+    image: str
+    policies_claim: str = "plumbline-policies"
+    objective_config_map: str = "sft-objective"
+    service_account: str = "plumbline"
+    namespace: str | None = None
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/component": "training"})
+    pod_labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/component": "training"})
+    ray_version: str = "2.60.0"
+    active_deadline_seconds: int = 86400
+    pre_running_deadline_seconds: int = 3600
+    ttl_seconds_after_finished: int = 86400
+    backoff_limit: int = 2
+    head_cpu: str = "1"
+    head_memory: str = "4Gi"
+    queue: str | None = None
+
+
+def run_name(objective: Objective) -> str:
+    """The name of the run that minimises this objective: `sft-` and twelve characters of its id."""
+    return f"sft-{short(objective.digest)}"
+
+
+def objective_config_map(objective: Objective, settings: RayJobSettings) -> Json:
+    """The ConfigMap that hands the objective to the run, under the key objective.json."""
+    meta: Json = {"name": settings.objective_config_map, "labels": dict(settings.labels)}
+    if settings.namespace:
+        meta["namespace"] = settings.namespace
+    data = {"objective.json": objective.model_dump_json(indent=2) + "\n"}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+
+
+def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Json:
+    """The RayJob of the run `name` (see `run_name`) over `pools`, one worker group each.
+
+    Raises PlumblineError without a training pool, with a pool of another purpose, or with CPU and GPU pools mixed
+    (Ray Train workers of one run are alike).
+    """
+    _check(pools)
+    labels = dict(settings.labels)
+    if settings.queue is not None:
+        labels["kueue.x-k8s.io/queue-name"] = settings.queue
+    meta: Json = {"name": name, "labels": labels}
+    if settings.namespace:
+        meta["namespace"] = settings.namespace
+    command = f"python /app/jobs/sft.py --objective /etc/plumbline/objective.json --run-name {name} --storage /policies"
+    env = [
+        {"name": "HOME", "value": "/tmp"},
+        {"name": "HF_HUB_OFFLINE", "value": "1"},
+        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        {"name": "PLUMBLINE_TRAIN_WORKERS", "value": str(sum(pool.workers for pool in pools))},
+        {"name": "PLUMBLINE_TRAIN_GPUS_PER_WORKER", "value": str(min(1, pools[0].gpus_per_node))},
+    ]
+    head = {
+        "requests": {"cpu": settings.head_cpu, "memory": settings.head_memory},
+        "limits": {"memory": settings.head_memory},
+    }
+    spec: Json = {
+        "entrypoint": command,
+        "submissionMode": "K8sJobMode",
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
+        "activeDeadlineSeconds": settings.active_deadline_seconds,
+        "preRunningDeadlineSeconds": settings.pre_running_deadline_seconds,
+        "backoffLimit": settings.backoff_limit,
+        "submitterConfig": {"backoffLimit": 0},
+        "submitterPodTemplate": _submitter(settings),
+        "rayClusterSpec": {
+            "rayVersion": settings.ray_version,
+            "headGroupSpec": {
+                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+                "template": _ray_pod("head", head, "1Gi", env, settings, None),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": pool.name,
+                    "replicas": pool.count,
+                    "minReplicas": pool.min_count,
+                    "maxReplicas": pool.max_count,
+                    "rayStartParams": {},
+                    "template": _ray_pod("worker", pool.resources, pool.shared_memory, env, settings, pool),
+                }
+                for pool in pools
+            ],
+        },
+    }
+    if settings.queue is not None:
+        spec["suspend"] = True
+    made: Json = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": meta, "spec": spec}
+    made = json.loads(json.dumps(made))  # no shared parts, which YAML would write as anchors
+    return made
+
+
+def _check(pools: Sequence[NodePool]) -> None:
+    consequence = "no RayJob was written"
+    if not pools:
+        raise PlumblineError(
+            "no node pool is named", consequence=consequence, remedy="add a pool with purpose train to the values"
+        )
+    for pool in pools:
+        if pool.purpose != "train":
+            raise PlumblineError(
+                f"the pool {pool.name} has the purpose {pool.purpose}",
+                consequence=consequence,
+                remedy="name pools with purpose train: the others answer users",
+            )
+    if len({pool.gpus_per_node > 0 for pool in pools}) > 1:
+        raise PlumblineError(
+            "CPU and GPU pools are mixed in one run",
+            consequence=consequence,
+            remedy="name pools of one kind: Ray Train's workers are alike",
+        )
+
+
+def _pod(settings: RayJobSettings, container: Json, volumes: list[Json], **more: Any) -> Json:
+    spec: Json = {
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "securityContext": POD_SECURITY,
+        "containers": [container],
+        "volumes": volumes,
+        **more,
+    }
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    return {"metadata": {"labels": dict(settings.pod_labels)}, "spec": spec}
+
+
+def _container(name: str, env: list[Json], resources: Json, mounts: list[Json], settings: RayJobSettings) -> Json:
+    return {
+        "name": name,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": env,
+        "resources": resources,
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": mounts,
+    }
+
+
+def _submitter(settings: RayJobSettings) -> Json:
+    resources = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}}
+    env = [{"name": "HOME", "value": "/tmp"}]
+    tmp = [{"name": "tmp", "mountPath": "/tmp"}]
+    container = _container("ray-job-submitter", env, resources, tmp, settings)
+    return _pod(settings, container, [{"name": "tmp", "emptyDir": {}}], restartPolicy="Never")
+
+
+def _ray_pod(
+    role: str, resources: Json, shared_memory: str, env: list[Json], settings: RayJobSettings, pool: NodePool | None
+) -> Json:
+    mounts: list[Json] = [
+        {"name": "objective", "mountPath": "/etc/plumbline", "readOnly": True},
+        {"name": "policies", "mountPath": "/policies"},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shared-memory", "mountPath": "/dev/shm"},
+    ]
+    volumes: list[Json] = [
+        {"name": "objective", "configMap": {"name": settings.objective_config_map}},
+        {"name": "policies", "persistentVolumeClaim": {"claimName": settings.policies_claim}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+    ]
+    more: Json = {}
+    if pool is not None:
+        more["nodeSelector"] = pool.node_selector
+        if pool.tolerations:
+            more["tolerations"] = [dict(item) for item in pool.tolerations]
+    return _pod(settings, _container(f"ray-{role}", env, resources, mounts, settings), volumes, **more)

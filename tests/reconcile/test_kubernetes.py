@@ -1,0 +1,192 @@
+"""Decisions become the right Kubernetes objects, valid under the strictest schemas there are."""
+
+import dataclasses
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from plumbline.errors import PlumblineError
+from plumbline.reconcile import kubernetes as k8s
+from plumbline.reconcile.dataset_line import (
+    Condition,
+    Head,
+    LineObservation,
+    LineSpec,
+    PendingRun,
+    Publish,
+    Reject,
+    StartIngestion,
+    StartRemoval,
+    reconcile,
+)
+from plumbline.records import digest_of, short
+
+RUN, CANDIDATE, RUBRIC = digest_of("run"), digest_of("candidate"), digest_of("rubric")
+LINE: dict[str, Any] = {
+    "apiVersion": "plumbline.dev/v1alpha1",
+    "kind": "DatasetLine",
+    "metadata": {"name": "support", "namespace": "demo", "uid": "u-1", "generation": 4},
+    "spec": {"dataset": "support", "rubric": RUBRIC, "approver": "board"},
+}
+SETTINGS = k8s.JobSettings(
+    image="plumbline@sha256:" + "a" * 64,
+    service_account="plumbline",
+    claim="plumbline-data",
+    secret="plumbline-secrets",
+    secret_keys=("PLUMBLINE_TENANT_KEY",),
+    image_pull_secrets=("registry",),
+    resources={"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
+)
+ACTIONS = [
+    (StartIngestion(RUN, 5, 9, attempt=2), "support-ingest-{run}-2", ["--up-to=9"]),
+    (StartRemoval(RUN, 7), "support-remove-{run}-1", ["--removal"]),
+    (Publish(RUN, CANDIDATE), "support-publish-{candidate}-1", []),
+    (Reject(RUN, CANDIDATE), "support-reject-{candidate}-1", []),
+]
+QUIET = LineObservation(head=Head(3, digest_of("v3"), 7), ledger_verifies=True, consent_sequence=7)
+SPEC = LineSpec(dataset="support", rubric=RUBRIC)
+NOW, LATER = "2026-03-01T10:00:00Z", "2026-03-01T10:05:00Z"
+
+
+@pytest.mark.parametrize(("action", "name", "arguments"), ACTIONS)
+def test_a_job_is_named_by_its_work_and_calls_plumb_ingest(action: Any, name: str, arguments: list[str]) -> None:
+    job = k8s.job(action, LINE, SETTINGS)
+    assert job["metadata"]["name"] == name.format(run=short(RUN), candidate=short(CANDIDATE))
+    assert job == k8s.job(action, LINE, SETTINGS), "the same work is the same object"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["plumb"]
+    args = container["args"]
+    assert args[:3] == ["ingest", "--dataset=support", f"--run-key={RUN}"]
+    assert set(arguments) <= set(args)
+    if not isinstance(action, StartRemoval):
+        assert f"--rubric={RUBRIC}" in args and "--approver=board" in args
+
+
+@pytest.mark.parametrize(("action", "name", "arguments"), ACTIONS)
+def test_a_job_validates_strictly(action: Any, name: str, arguments: list[str]) -> None:
+    job = k8s.job(action, LINE, SETTINGS)
+    for version in ("1.30", kubernetes_validate.latest_version()):
+        kubernetes_validate.validate(job, version, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**job, "spec": {**job["spec"], "retries": 3}}, "1.30", strict=True)
+
+
+def test_a_job_backs_off_once_and_belongs_to_its_line() -> None:
+    job = k8s.job(ACTIONS[0][0], LINE, SETTINGS)
+    assert job["spec"]["backoffLimit"] == 0 and job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["spec"]["podFailurePolicy"]["rules"][0]["action"] == "Ignore"
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert owner["uid"] == "u-1" and owner["blockOwnerDeletion"] is False
+
+
+def test_secrets_reach_a_job_by_reference_only() -> None:
+    env = k8s.job(ACTIONS[0][0], LINE, SETTINGS)["spec"]["template"]["spec"]["containers"][0]["env"]
+    key = "PLUMBLINE_TENANT_KEY"
+    assert {"name": key, "valueFrom": {"secretKeyRef": {"name": "plumbline-secrets", "key": key}}} in env
+
+
+def test_a_long_name_still_makes_a_valid_job_name() -> None:
+    name = k8s.job_name("a" * 35 + "-bcdefghijklmnop", "publish", RUN, 3)
+    assert len(name) <= 63 and "--" not in name
+
+
+def test_settings_are_read_strictly() -> None:
+    text = "image: i\nserviceAccount: s\nclaim: c\nsecretKeys: [A]\nttlSecondsAfterFinished: 60\n"
+    found = k8s.JobSettings.from_yaml(text)
+    assert (found.secret_keys, found.ttl_seconds_after_finished) == (("A",), 60)
+    for wrong in (text + "ttlSeconds: 5\n", "image: i\n", ""):
+        with pytest.raises(PlumblineError):
+            k8s.JobSettings.from_yaml(wrong)
+
+
+def finished(job: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {**job, "status": {"conditions": [{"type": kind, "status": "True"}]}}
+
+
+def test_jobs_are_read_by_their_conditions() -> None:
+    running = k8s.job(ACTIONS[0][0], LINE, SETTINGS)
+    assert k8s.active_job([finished(running, "Failed"), finished(running, "Complete")]) is None
+    suspended = {**running, "status": {"conditions": [{"type": "Suspended", "status": "True"}], "active": 0}}
+    for unfinished in (running, suspended):
+        found = k8s.active_job([finished(running, "Failed"), unfinished])
+        assert found is not None and (found.run_key, found.step) == (RUN, "ingest")
+    other = k8s.job(StartIngestion(digest_of("other"), 1, 1), LINE, SETTINGS)
+    jobs = [finished(running, "Failed"), finished(running, "Failed"), finished(other, "Complete"), other]
+    assert k8s.failures(jobs) == {RUN: 2}
+
+
+def status(line: dict[str, Any], seen: LineObservation, now: str = NOW) -> dict[str, Any]:
+    return k8s.status(line, seen, reconcile(SPEC, seen), examples=12, now=now)
+
+
+def test_a_status_says_what_was_seen() -> None:
+    found = status(LINE, QUIET)
+    assert (found["version"], found["examples"], found["phase"]) == (3, 12, "Ready")
+    assert found["observedGeneration"] == 4
+    for condition in found["conditions"]:
+        assert set(condition) == {"type", "status", "reason", "message", "observedGeneration", "lastTransitionTime"}
+        assert condition["observedGeneration"] == 4
+
+
+def test_a_status_that_says_nothing_new_is_not_written_again() -> None:
+    line = {**LINE, "status": status(LINE, QUIET)}
+    assert not k8s.says_more(line, status(line, QUIET, now=LATER))
+    stored = {key: value for key, value in line["status"].items() if value is not None}  # a merge patch drops nulls
+    assert not k8s.says_more({**LINE, "status": stored}, status(line, QUIET, now=LATER))
+    assert k8s.says_more(line, status(line, dataclasses.replace(QUIET, inbox_sequence=1), now=LATER))
+
+
+def test_a_transition_time_moves_only_with_the_status_of_its_condition() -> None:
+    line = {**LINE, "status": status(LINE, QUIET)}
+    after = status(line, dataclasses.replace(QUIET, ledger_verifies=False), now=LATER)
+    times = {item["type"]: item["lastTransitionTime"] for item in after["conditions"]}
+    assert times["ConsentVerified"] == LATER and times["Degraded"] == LATER
+    assert times["Approved"] == NOW
+
+
+def test_an_unreachable_ledger_does_not_zero_what_was_known() -> None:
+    line = {**LINE, "status": status(LINE, QUIET)}
+    after = status(line, LineObservation(head=None, ledger_verifies=None), now=LATER)
+    assert (after["version"], after["examples"], after["consentSequence"]) == (3, 12, 7)
+    assert after["phase"] == "Blocked"
+
+
+def test_an_approval_is_requested_once_for_each_candidate() -> None:
+    run = PendingRun(RUN, "awaiting_approval", 1, 2, QUIET.head.digest if QUIET.head else None, RUBRIC, CANDIDATE)
+    seen = dataclasses.replace(QUIET, pending=run)
+    line = {**LINE, "status": status(LINE, seen)}
+    assert not k8s.approval_requested(LINE, CANDIDATE)
+    assert k8s.approval_requested(line, CANDIDATE)
+    assert not k8s.approval_requested(line, digest_of("another candidate"))
+
+
+def test_only_news_becomes_an_event() -> None:
+    seen = dataclasses.replace(QUIET, withdrawn_subjects=2)
+    decision = reconcile(SPEC, seen)
+    (news,) = k8s.news(LINE, decision)
+    assert (news.type, news.reason) == ("ConsentVerified", "WithdrawalPending")
+    line = {**LINE, "status": status(LINE, seen)}
+    assert k8s.news(line, decision) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind"),
+    [
+        (Condition("ConsentVerified", "True", "ChainVerified", "fine"), "Normal"),
+        (Condition("ConsentVerified", "Unknown", "LedgerUnreachable", "gone"), "Warning"),
+        (Condition("Approved", "False", "AwaitingApproval", "please"), "Normal"),
+        (Condition("Degraded", "True", "RunFailed", "look"), "Warning"),
+    ],
+)
+def test_an_event_is_valid_and_warns_when_it_should(condition: Condition, kind: str) -> None:
+    event = k8s.event(LINE, condition, now=NOW)
+    assert event["type"] == kind
+    kubernetes_validate.validate(event, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_no_object_holds_a_person() -> None:
+    """Only digests, counts and names of reasons go to etcd."""
+    seen = dataclasses.replace(QUIET, withdrawn_subjects=2)
+    text = str([status(LINE, seen), *[k8s.job(action, LINE, SETTINGS) for action, _, _ in ACTIONS]])
+    assert "subject" not in text.replace("subjects in the head", "").replace("every subject in the head", "")

@@ -1,0 +1,29 @@
+"""A metric has one name, declared once, and a scrape shows it under that name."""
+
+import pytest
+
+from plumbline.metrics import CATALOGUE, Metrics, exported_names
+
+
+def test_every_declared_metric_can_be_made_and_scraped() -> None:
+    metrics = Metrics()
+    for name, (kind, _, labels) in CATALOGUE.items():
+        made = getattr(metrics, kind)(name)
+        made = made.labels(*["x"] * len(labels)) if labels else made
+        {"counter": lambda m: m.inc(), "gauge": lambda m: m.set(1), "histogram": lambda m: m.observe(0.1)}[kind](made)
+    scraped = {line.split("{")[0].split(" ")[0] for line in metrics.render().decode().splitlines() if line[0] != "#"}
+    assert exported_names() <= scraped
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    one, two = Metrics(), Metrics()
+    one.counter("plumbline_tokens").labels("reference").inc()
+    assert b'plumbline_tokens_total{leg="reference"} 1.0' in one.render()
+    assert b"plumbline_tokens_total{" not in two.render()
+
+
+def test_a_metric_asked_for_as_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="is a counter, not a gauge"):
+        Metrics().gauge("plumbline_tokens")
+    with pytest.raises(KeyError):
+        Metrics().counter("plumbline_unheard_of")
