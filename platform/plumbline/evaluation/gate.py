@@ -1,0 +1,215 @@
+"""The gate: from paired estimates and the rubric's margins to a verdict. Pure; the same report decides the same.
+
+    ERROR         the question cannot be answered from this report, or a pass would not be credible
+    PASS          the lower bound is above -margin: not worse than the margin allows
+    REGRESSED     the upper bound is below 0 and the loss is at least half the margin, or it is below -margin
+    INCONCLUSIVE  neither is proven; says how many items would settle it
+
+"All areas must pass" is an intersection-union test: each metric at alpha, no correction. Saying *which slice* lost is
+a union, so a slice is named only where Holm's correction still proves its loss (computed with the report).
+
+Being no worse than the reference is not enough where the measurement itself is empty: a policy that refuses
+everything, abstains on everything, babbles or never changes its mind is a no-model baseline, and its PASS is
+withheld (`Metric.limit`), even against a reference that does the same.
+"""
+
+from plumbline.errors import PlumblineError
+from plumbline.evaluation.behaviors import Metric, behavior
+from plumbline.evaluation.statistics import ALPHA, MIN_CLUSTERS
+from plumbline.records import (
+    AreaVerdict,
+    EvaluationReport,
+    FailureCase,
+    GateDecision,
+    PairedEstimate,
+    Rubric,
+    Verdict,
+    short,
+)
+
+SEVERITY = (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
+LIMIT_MIN_ITEMS = 30  # a slice smaller than this is too small to be called degenerate
+SHOWN_CASES = 3
+RELEASED = "@released"
+
+
+def decide(
+    report: EvaluationReport,
+    rubric: Rubric,
+    alpha: float = ALPHA,
+    last_released: EvaluationReport | None = None,
+) -> GateDecision:
+    """One verdict per metric that the rubric gives a margin, and the gravest of them over all.
+
+    `last_released` compares the same aligned policy with the policy that was released last, under the same margins,
+    so that losses within the margin cannot add up release by release; its rows end in `@released`.
+    """
+    if alpha != ALPHA:
+        raise PlumblineError(
+            f"alpha {alpha} was asked for, but the report's bounds are one-sided {1 - ALPHA:.0%} bounds",
+            consequence="the verdict would not have the error rate that it claims",
+            remedy=f"leave alpha at {ALPHA}",
+        )
+    errors = _report_errors(report, rubric)
+    areas = _verdicts(report, rubric, suffix="")
+    if last_released is not None:
+        if last_released.aligned != report.aligned:
+            errors.append("the comparison with the last released policy is about another aligned policy")
+        errors += [f"against the last released policy: {error}" for error in _report_errors(last_released, rubric)]
+        areas += _verdicts(last_released, rubric, suffix=RELEASED)
+    verdicts = {area.verdict for area in areas} | ({Verdict.ERROR} if errors or not areas else set())
+    return GateDecision(
+        reference=report.reference,
+        aligned=report.aligned,
+        report=report.digest,
+        rubric=rubric.digest,
+        verdict=next(verdict for verdict in SEVERITY if verdict in verdicts),
+        areas=tuple(areas),
+        errors=tuple(errors),
+        alpha=alpha,
+    )
+
+
+def classify(estimate: PairedEstimate, margin: float) -> Verdict:
+    """The rule of the table above, for an estimate that can be trusted. Read top-down: PASS comes first."""
+    if estimate.low > -margin:
+        return Verdict.PASS
+    if (estimate.high < 0 and estimate.difference <= -margin / 2) or estimate.high < -margin:
+        return Verdict.REGRESSED
+    return Verdict.INCONCLUSIVE
+
+
+def _report_errors(report: EvaluationReport, rubric: Rubric) -> list[str]:
+    errors = []
+    if report.rubric != rubric.digest:
+        errors.append(f"the report was made under rubric {short(report.rubric)}, not {short(rubric.digest)}")
+    if report.missing:
+        errors.append(f"{report.missing} items have no pair of answers; evaluate again, finished answers are kept")
+    return errors
+
+
+def _verdicts(report: EvaluationReport, rubric: Rubric, *, suffix: str) -> list[AreaVerdict]:
+    return [
+        _judge_metric(report, rule.area, metric, margin, suffix)
+        for rule in rubric.rules
+        for metric, margin in rule.margins.items()
+    ]
+
+
+def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float, suffix: str) -> AreaVerdict:
+    known = behavior(area)
+    metric = known.metric(name) if known else None
+    estimate = _find(report.estimates, area, name)
+    if known is None or metric is None or not metric.gated:
+        return _error(area, name + suffix, margin, f"{area} has no gated metric {name!r}; correct the rubric's margins")
+    if estimate is None:
+        return _error(
+            area, name + suffix, margin, f"the report holds no items for {area}.{name}; add some to the suite"
+        )
+
+    verdict = classify(estimate, margin)
+    trouble = ""
+    if estimate.clusters < MIN_CLUSTERS:
+        verdict = Verdict.ERROR
+        trouble = f"{estimate.clusters} clusters cannot carry an interval; at least {MIN_CLUSTERS} are needed"
+    elif verdict is Verdict.PASS:
+        trouble = _degenerate(report, area, known.metrics, metric)
+        verdict = Verdict.ERROR if trouble else verdict
+    culprit = _worst_slice(report, area, name)
+    mine = [case for case in report.failures if (case.area, case.metric) == (area, name)]
+    cases = tuple(case.item for case in mine if _lost(case, metric))
+    return AreaVerdict(
+        area=area,
+        metric=name + suffix,
+        verdict=verdict,
+        difference=estimate.difference,
+        low=estimate.low,
+        high=estimate.high,
+        margin=margin,
+        n=estimate.n,
+        needed=estimate.needed if verdict is Verdict.INCONCLUSIVE else None,
+        explanation=_explain(estimate, verdict, margin, trouble, culprit, cases, suffix),
+        cases=cases,
+        worst_slice=culprit.slice if culprit else None,
+    )
+
+
+def _degenerate(report: EvaluationReport, area: str, metrics: tuple[Metric, ...], passing: Metric) -> str:
+    """Why a PASS would not be credible: the metric's own limit, or that of an ungated one of its area, is broken
+    over all items or on a slice of some size."""
+    for metric in metrics:
+        if metric.limit is None or (metric.gated and metric is not passing):
+            continue
+        rows = [e for e in report.estimates if (e.area, e.metric) == (area, metric.name)]
+        rows += [e for e in report.slices if (e.area, e.metric) == (area, metric.name) and e.n >= LIMIT_MIN_ITEMS]
+        for row in rows:
+            if metric.beyond_limit(row.aligned.rate):
+                where = "" if row.slice == "all" else f" on slice {row.slice}"
+                return f"{metric.limit_says} ({metric.name} {row.aligned.rate:.1%}{where}, limit {metric.limit:.0%})"
+    return ""
+
+
+def _worst_slice(report: EvaluationReport, area: str, metric: str) -> PairedEstimate | None:
+    """Of the slices whose loss Holm's correction still proves, the one that lost most."""
+    proven = [s for s in report.slices if (s.area, s.metric, s.verdict) == (area, metric, "worse")]
+    return min(proven, key=lambda s: (s.difference, s.slice), default=None)
+
+
+def _explain(
+    estimate: PairedEstimate,
+    verdict: Verdict,
+    margin: float,
+    trouble: str,
+    culprit: PairedEstimate | None,
+    cases: tuple[str, ...],
+    suffix: str,
+) -> str:
+    against = "the last released policy" if suffix else "the reference"
+    points = (
+        f"{estimate.area}.{estimate.metric}: {estimate.aligned.rate:.1%} against {estimate.reference.rate:.1%} of "
+        f"{against}, {_points(estimate.difference)} (90 % interval {_points(estimate.low)} to "
+        f"{_points(estimate.high)}, up is better), margin {margin * 100:.1f} points, {estimate.n} items in "
+        f"{estimate.clusters} clusters"
+    )
+    if verdict is Verdict.ERROR:
+        said = f"no verdict: {trouble}"
+    elif verdict is Verdict.PASS:
+        said = "worse, within margin" if estimate.high < 0 else "not worse than the margin allows"
+    elif verdict is Verdict.REGRESSED:
+        said = "proven worse"
+    elif estimate.needed is not None:
+        said = f"undecided; about {estimate.needed} items would settle it"
+    else:
+        said = "undecided; the observed loss sits on the margin, and no number of items would settle it"
+    sentences = [f"{points}: {said}."]
+    if culprit is not None:
+        sentences.append(f"Worst slice: {culprit.slice} ({_points(culprit.difference)}, {culprit.n} items).")
+    if cases and verdict is not Verdict.PASS:
+        sentences.append(f"Lost items, for example: {', '.join(cases[:SHOWN_CASES])}.")
+    return " ".join(sentences)
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.1f} points"
+
+
+def _error(area: str, metric: str, margin: float, explanation: str) -> AreaVerdict:
+    return AreaVerdict(
+        area=area,
+        metric=metric,
+        verdict=Verdict.ERROR,
+        difference=None,
+        low=None,
+        high=None,
+        margin=margin,
+        n=0,
+        explanation=f"no verdict: {explanation}.",
+    )
+
+
+def _find(estimates: tuple[PairedEstimate, ...], area: str, metric: str) -> PairedEstimate | None:
+    return next((e for e in estimates if (e.area, e.metric, e.slice) == (area, metric, "all")), None)
+
+
+def _lost(case: FailureCase, metric: Metric) -> bool:
+    return metric.sign * (case.aligned_score - case.reference_score) < 0
