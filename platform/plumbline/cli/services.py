@@ -47,8 +47,8 @@ def router(
     blobs: Path,
 ) -> None:
     """Answer users from the reference; record what consenting users asked, for the aligned policy to answer too."""
+    from plumbline.shadow import Experiment, read_experiment
     from plumbline.shadow.experiment import ShadowRun
-    from plumbline.shadow.sampling import Experiment, read_experiment
 
     described = Path(experiment)
     if described.is_file():
@@ -86,7 +86,7 @@ def collector(host: str, port: int, sources: Path | None, ledger: Path, blobs: P
     import json
 
     from plumbline.errors import PlumblineError
-    from plumbline.feedback.collector import run_collector
+    from plumbline.feedback import CollectorConfig, run_collector
 
     if sources is None or not sources.is_file():
         raise PlumblineError(
@@ -95,7 +95,7 @@ def collector(host: str, port: int, sources: Path | None, ledger: Path, blobs: P
             remedy='pass --sources FILE with {"SOURCE": "TOKEN"} (mounted from a secret), mode 0600',
         )
     tokens = json.loads(sources.read_text("utf-8"))
-    run_collector(open_ledger(ledger), tenant_key(ledger), tokens, host=host, port=port)
+    run_collector(open_ledger(ledger), tenant_key(ledger), CollectorConfig(tokens), host=host, port=port)
 
 
 def consent_for_evaluation(ledger: Path) -> Callable[[str], bool]:

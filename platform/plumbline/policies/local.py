@@ -5,7 +5,7 @@ batch size for years (#1645, #704); grouping by exact length avoids it. Log-like
 model cannot see.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from plumbline.errors import PlumblineError
 from plumbline.policies.base import Completion, LogLikelihood
 from plumbline.policies.files import manifest_of, resolve, verify
 from plumbline.policies.template import ChatTemplate, with_answer
-from plumbline.records import Conversation, DecoderSettings, PolicyManifest
+from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest
 
 MAX_ROWS = 256
 MAX_SCORE_TOKENS = 16384
@@ -82,26 +82,31 @@ class LocalPolicy:
                     answers[index] = completion
         return cast(list[Completion], answers)
 
-    def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Iterator[str]:
-        """The answer in pieces as it is generated. Joined, the pieces are `generate`'s text."""
+    def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Generator[str, None, Completion]:
+        """The answer in pieces; the generator's value is the Completion. Joined, the pieces are `generate`'s text.
+
+        Text is held back while it could still become a stop text, or while its last character is incomplete.
+        """
         ids = self._fit(self.template.prompt_ids([prompt])[0], decoder)
         tokens: list[int] = []
-        said = ""
-        for step in self._steps([ids], decoder):
-            if step[0] in self.stop_ids:
+        said, text = 0, ""
+        finish: Finish = "length"
+        for (token,) in self._steps([ids], decoder):
+            if token in self.stop_ids:
+                finish = "stop"
                 break
-            tokens.append(step[0])
+            tokens.append(token)
             text = self._text(tokens)
             if (cut := _stop_at(text, decoder.stop)) is not None:
-                yield text[:cut][len(said) :]
-                return
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                if text[len(said) :]:
-                    yield text[len(said) :]
-                said = text
-        text = self._text(tokens)
-        if text[len(said) :]:
-            yield text[len(said) :]
+                text, finish = text[:cut], "stop"
+                break
+            safe = len(text.rstrip("\N{REPLACEMENT CHARACTER}")) - _held_back(text, decoder.stop)
+            if safe > said:
+                yield text[said:safe]
+                said = safe
+        if text[said:]:
+            yield text[said:]
+        return Completion(text, finish, len(tokens))
 
     def log_likelihood(self, pairs: Sequence[tuple[Conversation, str]]) -> list[LogLikelihood]:
         """log pi(answer | prompt) of each answer's text, end-of-turn excluded, in float32 nats."""
@@ -210,6 +215,11 @@ def _sample(logits: torch.Tensor, decoder: DecoderSettings, generators: list[tor
         probabilities = torch.zeros_like(probabilities).scatter(-1, places, ordered)
     picks = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
     return torch.cat(picks).to(logits.device)
+
+
+def _held_back(text: str, stops: tuple[str, ...]) -> int:
+    """Characters at the end of `text` that are the beginning of a stop text."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 def _stop_at(text: str, stops: tuple[str, ...]) -> int | None:

@@ -2,7 +2,7 @@
 
 An example's *address* is SHA-256(salt || canonical bytes). The salt is random and stored only with the payload,
 so that once both are erased the address, which lives on in manifests and Merkle trees, says nothing about the
-text: a plain hash of a short text can be guessed (field-notes: low-entropy tombstones are not anonymous).
+text: a plain hash of a short text can be guessed.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ from plumbline.errors import PlumblineError
 from plumbline.metrics import Metrics
 from plumbline.policies.base import Completion
 from plumbline.policies.local import LocalPolicy
-from plumbline.policies.remote import finish_of
 from plumbline.policies.template import ChatTemplate
 from plumbline.records import Conversation, DecoderSettings, Message, PolicyManifest
 from plumbline.serving import openai_api as wire
@@ -62,42 +61,6 @@ class RawText(ChatTemplate):
         return [list(ids) for ids in self.tokenizer([prompt[-1].content for prompt in prompts])["input_ids"]]
 
 
-class ServedPolicy(LocalPolicy):
-    """A local policy whose stream says how it ended, and never lets out the beginning of a stop text."""
-
-    def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Generator[str, None, Completion]:
-        """The answer in pieces; the generator's value is the Completion. Joined, the pieces are `generate`'s text.
-
-        Text is held back while it could still become a stop text, or while its last character is incomplete.
-        """
-        ids = self._fit(self.template.prompt_ids([prompt])[0], decoder)
-        tokens: list[int] = []
-        said, text, finish = 0, "", "length"
-        for (token,) in self._steps([ids], decoder):
-            if token in self.stop_ids:
-                finish = "stop"
-                break
-            tokens.append(token)
-            text = self._text(tokens)
-            found = [place for stop in decoder.stop if stop and (place := text.find(stop)) >= 0]
-            if found:
-                text, finish = text[: min(found)], "stop"
-                break
-            safe = len(text.rstrip("\N{REPLACEMENT CHARACTER}")) - _held_back(text, decoder.stop)
-            if safe > said:
-                yield text[said:safe]
-                said = safe
-        if text[said:]:
-            yield text[said:]
-        return Completion(text, finish_of(finish), len(tokens))
-
-
-def _held_back(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of `text` that are the beginning of a stop text."""
-    ends = (size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size]))
-    return max(ends, default=0)
-
-
 class PolicyModel(Model):  # type: ignore[misc]  # kserve is untyped
     """One policy as a KServe model. `leg` labels its metrics: `reference` or `aligned`."""
 
@@ -111,8 +74,8 @@ class PolicyModel(Model):  # type: ignore[misc]  # kserve is untyped
     def load(self) -> bool:
         """Load the policy; PlumblineError when its files or its template are not what its manifest names."""
         loaded = LocalPolicy.load(self.directory)
-        self.policy = ServedPolicy(loaded.model, loaded.template, loaded.manifest)
-        self.raw = ServedPolicy(loaded.model, RawText(loaded.tokenizer, self.name), loaded.manifest)
+        self.policy = LocalPolicy(loaded.model, loaded.template, loaded.manifest)
+        self.raw = LocalPolicy(loaded.model, RawText(loaded.tokenizer, self.name), loaded.manifest)
         self.policy.generate([(Message(role="user", content="hello"),)], DecoderSettings(max_tokens=2))
         self.ready = True
         return True
@@ -247,7 +210,7 @@ class Api:
             return _refused(wire.ApiError(500, "the predictor failed; its log has the request id"), named)
 
     async def _events(
-        self, model: PolicyModel, policy: ServedPolicy, call: wire.Call, request_id: str, started: float, prompt: int
+        self, model: PolicyModel, policy: LocalPolicy, call: wire.Call, request_id: str, started: float, prompt: int
     ) -> AsyncIterator[bytes]:
         """Server-sent events. An error after the first byte can only be an event: the status has been sent."""
         finish, tokens = "client_abort", 0

@@ -23,11 +23,9 @@ from plumbline.metrics import Metrics
 from plumbline.records import Pair, ShadowCounts
 from plumbline.shadow.recorder import Consent, Recorder, nobody
 from plumbline.shadow.router import Router
-from plumbline.shadow.sampling import Experiment, read_experiment
+from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Accounting, Spool
 from plumbline.shadow.worker import Judge, Worker
-
-_read_experiment = read_experiment  # the name that `plumb router` still uses
 
 
 class ShadowRun:

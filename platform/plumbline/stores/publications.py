@@ -130,6 +130,13 @@ class Publications:
     def current_members(self, dataset: str) -> list[Membership]:
         return self.memberships("dataset = ? AND removed_in IS NULL", (dataset,))
 
+    def sizes(self, dataset: str) -> dict[str, int]:
+        """Examples in the head version by split; both splits are always named."""
+        rows = self._database.rows(
+            "SELECT split, COUNT(*) FROM membership WHERE dataset = ? AND removed_in IS NULL GROUP BY split", (dataset,)
+        )
+        return {"train": 0, "held_out": 0} | {row[0]: row[1] for row in rows}
+
     def memberships(self, where: str, parameters: Sequence[Any]) -> list[Membership]:
         """Membership rows; `where` is a literal of this package, never input."""
         rows = self._database.rows(f"SELECT * FROM membership WHERE {where} ORDER BY dataset, address", parameters)

@@ -1,0 +1,129 @@
+"""Seed versions, golden digests, differences and verification."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plumbline.errors import PlumblineError
+from plumbline.feedback import diff, load_version, publish_seed_version, verify
+from plumbline.records import digest_of
+from plumbline.stores import ConsentLost
+
+_spec = importlib.util.spec_from_file_location("feedback_conftest", Path(__file__).with_name("conftest.py"))
+assert _spec is not None and _spec.loader is not None
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+
+
+def seed(house: Any, examples: Any = None, **options: Any) -> Any:
+    examples = house.seeds() if examples is None else examples
+    return publish_seed_version(house.ledger, house.blobs, "assistant", examples, rubric=make.RUBRIC, **options)
+
+
+def test_the_same_seeds_are_the_same_version_in_every_house(house: Any) -> None:
+    """Golden: manifests published by earlier versions of this code must keep their digests."""
+    house.consent("demonstrator")
+    made = seed(house, code=make.CODE)
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    assert manifest.root == "sha256:c4047512317c251990ec8c894724e5d3be4c7ba0e02e50ab8300eb92d7eacd73"
+    assert made.digest == manifest.digest == "sha256:cf1e02a6801546cf353d549aab7040bbc47415f80ac739d242d660e283e97994"
+
+
+def test_a_version_is_read_back_as_it_was_written_in_address_order(house: Any) -> None:
+    house.publish_seeds(splits=["train", "held_out"] * 6)
+    version = load_version(house.ledger, house.blobs, "assistant", 1)
+    assert (len(version.train), len(version.held_out)) == (6, 6)
+    assert {example.digest for example in version.train + version.held_out} == {e.digest for e in house.seeds()}
+    addresses = [member.address for member, _ in version.examples]
+    assert addresses == sorted(addresses)
+    assert load_version(house.ledger, house.blobs, "assistant", version.digest).manifest == version.manifest
+
+
+def test_publishing_the_same_seeds_again_returns_the_version(house: Any) -> None:
+    first = house.publish_seeds()
+    again = seed(house)
+    assert again.replayed and again.digest == first.digest
+
+
+def test_equal_seeds_count_once_and_a_held_out_prompt_is_not_trained_on(house: Any) -> None:
+    house.consent("demonstrator")
+    one, two = house.seeds(2)
+    same_prompt = two.model_copy(update={"messages": (two.messages[0], one.messages[1])})
+    seed(house, [one, one, two, same_prompt], splits=["train", "train", "held_out", "train"])
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    assert (manifest.sealed, manifest.accepted) == (4, 2)
+    assert manifest.rejected == {"duplicate": 1, "in_held_out": 1}
+
+
+def test_a_derived_split_keeps_clusters_and_prompts_whole(house: Any) -> None:
+    house.publish_seeds(count=60, held_out_share=0.3)
+    version = load_version(house.ledger, house.blobs, "assistant")
+    sides: dict[str, set[str]] = {}
+    for member, _ in version.examples:
+        sides.setdefault(member.cluster, set()).add(member.split)
+    assert all(len(found) == 1 for found in sides.values())
+    assert 0 < len(version.held_out) < 60
+
+
+def test_seeds_without_consent_are_not_published(house: Any) -> None:
+    with pytest.raises(ConsentLost):
+        seed(house)
+    bare = [example.model_copy(update={"consent": None}) for example in house.seeds()]
+    with pytest.raises(PlumblineError, match="'no_consent': 12"):
+        seed(house, bare)
+    assert house.ledger.publications.head("assistant") is None
+
+
+def test_splits_that_do_not_fit_are_refused(house: Any) -> None:
+    with pytest.raises(PlumblineError, match="1 splits were given for 12"):
+        seed(house, splits=["train"])
+
+
+def test_the_difference_of_two_versions_is_by_example_and_slice(house: Any) -> None:
+    house.publish_seeds(count=4)
+    before = load_version(house.ledger, house.blobs, "assistant").manifest
+    house.consent("ana")
+    house.post(house.rewrite("ana", "what is a lamp", "it shines"), house.rewrite("ana", "a boat", "it floats"))
+    house.ingest()
+    after = load_version(house.ledger, house.blobs, "assistant").manifest
+    change = diff(before, after)
+    assert (len(change.added), change.removed, change.added_by_slice) == (2, (), {"benign": 2})
+    back = diff(after, before)
+    assert (back.removed, back.removed_by_slice) == (change.added, {"benign": 2})
+
+
+def test_a_damaged_or_missing_payload_is_found(house: Any) -> None:
+    house.publish_seeds()
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    assert verify(house.ledger, house.blobs, manifest).valid
+    house.blobs.delete(manifest.members[0].address)
+    check = verify(house.ledger, house.blobs, manifest)
+    assert not check.valid and check.erased == 0
+    with pytest.raises(PlumblineError, match="is not in the store"):
+        load_version(house.ledger, house.blobs, "assistant")
+
+
+def test_a_forged_manifest_does_not_verify(house: Any) -> None:
+    house.publish_seeds()
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    forged = manifest.model_copy(update={"members": manifest.members[1:]})
+    assert len(verify(house.ledger, house.blobs, forged).problems) == 2
+    assert not verify(house.ledger, house.blobs, manifest.model_copy(update={"accepted": 0})).valid
+
+
+def test_a_version_that_does_not_exist_is_named_with_those_that_do(house: Any) -> None:
+    with pytest.raises(PlumblineError, match="publish or import"):
+        load_version(house.ledger, house.blobs, "assistant")
+    house.publish_seeds()
+    with pytest.raises(PlumblineError, match="use one of 1"):
+        load_version(house.ledger, house.blobs, "assistant", 7)
+
+
+def test_the_salt_hides_a_short_text_from_guessing(house: Any) -> None:
+    house.publish_seeds()
+    version = load_version(house.ledger, house.blobs, "assistant")
+    member, example = version.examples[0]
+    assert member.address != example.digest != digest_of(example.target)
+    assert house.blobs.get(member.address)[16:] == example.canonical_bytes()
