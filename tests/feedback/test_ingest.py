@@ -80,7 +80,8 @@ def test_redaction_happens_before_anything_is_stored_in_a_version(house: Any) ->
 def test_a_comment_is_redacted_for_reviewers_and_becomes_no_example(house: Any) -> None:
     prepared(house)
     house.post(
-        house.event("ana", "comment", "who?", text="call me, +44 20 7946 0958."), house.rewrite("ben", "who?", "me")
+        house.event("person 1", "comment", "who?", text="call me, +44 20 7946 0958."),
+        house.rewrite("person 2", "who?", "me"),
     )
     result = house.ingest()
     assert result.redactions == {"phone": 1}
