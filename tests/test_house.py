@@ -21,7 +21,7 @@ FLOORS = {
     "shadow": 5,
     "reconcile": 6,
     "console": 7,
-    "cli": 7,
+    "cli": 8,
 }
 OPEN_TO_ALL = {"errors", "metrics"}
 HEAVY = {"torch", "transformers", "ray", "kserve", "kopf", "peft", "scipy"}

@@ -210,7 +210,7 @@ specs = st.builds(
 STARTS = (StartIngestion, StartRemoval, Publish, Reject)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(specs, worlds)
 def test_in_every_world_the_rules_hold(spec: LineSpec, world: LineObservation) -> None:
     decision = reconcile(spec, world)

@@ -17,7 +17,8 @@ choosing. What mattered, in order (tables: the issue's closing note):
    between seeds came from references that had learnt presence only just; no fine-tuning recipe repaired that.
 5. Frozen embeddings, a learning rate of 1e-3 and three epochs; 1.5e-3 lost corrections on two seeds of four.
 6. Muon in pre-training: the same lookup accuracy in about half of AdamW's steps.
-7. Weights towards facts in the phrasings that only feedback brings: the failures left were over-abstention there.
+7. Weights towards facts in the phrasings that only feedback brings, and towards corrections and away from wrong
+   opinions: the failures left were over-abstention there, and answering a correction with the old value.
 """
 
 from dataclasses import dataclass, field
@@ -51,11 +52,14 @@ FIRST = SftRecipe()
 SECOND = SftRecipe(
     slice_weights=(
         ("facts", 1.5),
+        ("wrong_opinion", 0.5),
+        ("style", 1.5),
+        ("counting", 1.5),
         ("facts_alternate", 4.0),
         ("facts_spanish", 4.0),
         ("unknown_alternate", 2.0),
         ("unknown_spanish", 2.0),
-        ("correction", 3.0),
+        ("correction", 8.0),
         ("look_alike", 3.0),
         ("neutral", 2.0),
         ("harmful_alternate", 2.0),

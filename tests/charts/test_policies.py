@@ -1,0 +1,276 @@
+"""What must hold of every object in every setup: safety, and that things which name each other fit."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from chart_tools import SETUPS, Doc, pods
+
+from plumbline.reconcile.dataset_line import StartIngestion
+from plumbline.reconcile.kubernetes import CONTAINER_SECURITY, POD_SECURITY, JobSettings, job
+from plumbline.records import digest_of
+
+Render = Callable[..., list[Doc]]
+
+
+def named(docs: list[Doc], kind: str) -> dict[str, Doc]:
+    return {doc["metadata"]["name"]: doc for doc in docs if doc["kind"] == kind}
+
+
+def ingestion_job(docs: list[Doc]) -> Doc | None:
+    """A Job as the operator of this setup would make it, from the settings that the chart hands it."""
+    for doc in docs:
+        if doc["kind"] == "ConfigMap" and "jobs.yaml" in doc.get("data", {}):
+            settings = JobSettings.from_yaml(doc["data"]["jobs.yaml"])
+            line = {
+                "metadata": {"name": "support", "namespace": "demo", "uid": "u1"},
+                "spec": {"dataset": "support", "rubric": digest_of("rubric")},
+            }
+            return job(StartIngestion(digest_of("run"), 1, 9), line, settings)
+    return None
+
+
+def all_objects(render: Render, setup: str) -> list[Doc]:
+    docs = render(setup)
+    extra = ingestion_job(docs)
+    return [*docs, extra] if extra is not None else docs
+
+
+def every_pod(render: Render, setup: str) -> Iterator[tuple[str, Doc]]:
+    for doc in all_objects(render, setup):
+        yield from pods(doc)
+
+
+def test_every_pod_meets_the_restricted_pod_security_standard(render: Render, setup: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, and a read-only root."""
+    for name, pod in every_pod(render, setup):
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), name
+        for volume in pod["volumes"]:
+            assert set(volume) - {"name"} <= {"emptyDir", "configMap", "persistentVolumeClaim", "secret"}, name
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            inner = container["securityContext"]
+            assert inner["allowPrivilegeEscalation"] is False, name
+            assert inner["capabilities"] == {"drop": ["ALL"]}, name
+            assert inner["readOnlyRootFilesystem"] is True, name
+            assert not inner.get("privileged"), name
+
+
+def test_the_charts_security_is_the_operators(render: Render) -> None:
+    """Two hands write pods, the chart and the operator; they write the same."""
+    for _, pod in every_pod(render, "cpu-everything"):
+        assert pod["securityContext"] == POD_SECURITY
+        for container in pod["containers"]:
+            assert container["securityContext"] == CONTAINER_SECURITY
+
+
+def test_every_container_can_write_to_tmp_and_asks_for_what_it_uses(render: Render, setup: str) -> None:
+    for name, pod in every_pod(render, setup):
+        for container in pod["containers"]:
+            assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]], name
+            assert set(container["resources"]["requests"]) >= {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+
+
+def test_only_the_operator_holds_a_token(render: Render, setup: str) -> None:
+    for name, pod in every_pod(render, setup):
+        assert pod["automountServiceAccountToken"] is name.endswith("-operator"), name
+    for doc in named(render(setup), "ServiceAccount").values():
+        assert doc["automountServiceAccountToken"] is False
+
+
+def test_whatever_serves_is_probed_over_http(render: Render, setup: str) -> None:
+    for name, pod in every_pod(render, setup):
+        for container in pod["containers"]:
+            if "ports" not in container and container["name"] != "model":
+                continue
+            for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+                port = container[probe]["httpGet"]["port"]
+                ports = container.get("ports", [{"containerPort": 8080}])
+                assert port in [item for entry in ports for item in (entry.get("name"), entry["containerPort"])], name
+
+
+def test_no_right_is_a_wildcard_and_none_is_for_the_whole_cluster(render: Render, setup: str) -> None:
+    docs = render(setup)
+    assert not {"ClusterRole", "ClusterRoleBinding"} & {doc["kind"] for doc in docs}
+    for doc in named(docs, "Role").values():
+        for rule in doc["rules"]:
+            for part in ("apiGroups", "resources", "verbs"):
+                assert "*" not in rule[part]
+            assert not set(rule["resources"]) & {"secrets", "pods/exec", "roles", "rolebindings"}
+
+
+def test_services_and_monitors_select_something_with_that_port(render: Render, setup: str) -> None:
+    docs = render(setup)
+    workloads = [doc["spec"]["template"] for doc in docs if doc["kind"] in ("Deployment", "StatefulSet")]
+
+    def matches(selector: Doc, labels: Doc) -> bool:
+        return selector.items() <= labels.items()
+
+    for name, service in named(docs, "Service").items():
+        found = [pod for pod in workloads if matches(service["spec"]["selector"], pod["metadata"]["labels"])]
+        assert len(found) == 1, f"{name} selects {len(found)} workloads"
+        ports = [port["name"] for container in found[0]["spec"]["containers"] for port in container.get("ports", [])]
+        assert all(port["targetPort"] in ports for port in service["spec"]["ports"]), name
+    for monitor in named(docs, "ServiceMonitor").values():
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        services = [doc for doc in named(docs, "Service").values() if matches(wanted, doc["metadata"]["labels"])]
+        assert len(services) == len(named(docs, "Service"))
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert all(endpoint["port"] in [port["name"] for port in doc["spec"]["ports"]] for doc in services)
+    for monitor in named(docs, "PodMonitor").values():
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        predictors = [doc["spec"]["predictor"] for doc in named(docs, "InferenceService").values()]
+        assert predictors and all(matches(wanted, predictor["labels"]) for predictor in predictors)
+
+
+def test_every_network_policy_selects_a_component_that_exists(render: Render, setup: str) -> None:
+    docs = render(setup)
+    components = {
+        doc["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for doc in docs
+        if doc["kind"] in ("Deployment", "StatefulSet")
+    }
+    kinds = {doc["kind"] for doc in docs}
+    components |= {"predictor"} if "InferenceService" in kinds else set()
+    components |= {"training"} if "RayJob" in kinds else set()
+    for name, policy in named(docs, "NetworkPolicy").items():
+        labels = policy["spec"]["podSelector"]["matchLabels"]
+        component = labels.get("app.kubernetes.io/component")
+        assert component in components or name.endswith("-default"), name
+
+
+def test_workloads_select_their_own_pods(render: Render, setup: str) -> None:
+    for doc in render(setup):
+        if doc["kind"] in ("Deployment", "StatefulSet"):
+            labels = doc["spec"]["template"]["metadata"]["labels"]
+            assert doc["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_names_resolve(render: Render, setup: str) -> None:
+    """ConfigMaps, claims, secrets and accounts that pods name are in the render, or are the values' business."""
+    docs = all_objects(render, setup)
+    accounts, maps = named(docs, "ServiceAccount"), named(docs, "ConfigMap")
+    claims, theirs = named(docs, "PersistentVolumeClaim"), {"ledger", "policies"}
+    for name, pod in every_pod(render, setup):
+        assert pod["serviceAccountName"] in accounts, name
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        templates = [
+            claim["metadata"]["name"]
+            for doc in docs
+            if doc["kind"] == "StatefulSet" and name == f"StatefulSet/{doc['metadata']['name']}"
+            for claim in doc["spec"]["volumeClaimTemplates"]
+        ]
+        for container in pod["containers"]:
+            for mount in container["volumeMounts"]:
+                assert mount["name"] in volumes or mount["name"] in templates, name
+            for variable in container.get("env", []):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                assert reference is None or reference["name"] == "plumbline-secrets", name
+        for volume in volumes.values():
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] == "plumbline-sources", name
+            if "configMap" in volume:
+                user_made = volume["configMap"]["name"] == "sft-objective"
+                assert volume["configMap"]["name"] in maps or user_made, name
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert claim in claims or claim in theirs, name
+    for binding in named(docs, "RoleBinding").values():
+        assert binding["roleRef"]["name"] in named(docs, "Role")
+        assert all(subject["name"] in accounts for subject in binding["subjects"])
+    for service in named(docs, "InferenceService").values():
+        text = yaml.safe_dump(service)
+        assert "pvc://" not in text or any(f"pvc://{claim}/" in text for claim in [*claims, *theirs])
+
+
+def test_everyone_who_opens_the_ledger_is_beside_the_collector(render: Render) -> None:
+    for name, pod in every_pod(render, "cpu-everything"):
+        mounts = [mount["mountPath"] for container in pod["containers"] for mount in container["volumeMounts"]]
+        if "/data" in mounts and not name.endswith("-collector"):
+            (term,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            assert term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "collector"
+
+
+def test_images_are_pinned(render: Render, setup: str) -> None:
+    for name, pod in every_pod(render, setup):
+        for container in pod["containers"]:
+            image = container.get("image", "")
+            assert image == "" or "@sha256:" in image or (":" in image and not image.endswith(":latest")), name
+    if setup == "gpu-pools":
+        assert all("@sha256:" in c["image"] for _, pod in every_pod(render, setup) for c in pod["containers"])
+
+
+def test_no_secret_is_written_down(render: Render, setup: str) -> None:
+    assert not named(render(setup), "Secret")
+
+
+def test_serving_is_said_to_be_standard_and_is_two_services(render: Render) -> None:
+    for setup in ("cpu-everything", "gpu-serving"):
+        services = named(render(setup), "InferenceService")
+        assert sorted(services) == ["rel-plumbline-aligned", "rel-plumbline-reference"]
+        for doc in services.values():
+            assert doc["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+            assert "canary" not in doc["spec"] and "canaryTrafficPercent" not in doc["spec"]["predictor"]
+
+
+def test_gpus_of_a_pool_reach_the_predictor(render: Render) -> None:
+    services = named(render("gpu-serving"), "InferenceService")
+    predictor = services["rel-plumbline-aligned"]["spec"]["predictor"]
+    assert predictor["model"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert predictor["nodeSelector"] == {"plumbline.dev/pool": "shadow-l4"}
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in predictor["model"]["volumeMounts"]
+    assert "--disable_log_requests" in predictor["model"]["args"]
+
+
+def test_karpenter_and_kueue_agree_with_the_pools(render: Render) -> None:
+    docs = render("karpenter-kueue")
+    pools = named(docs, "NodePool")
+    assert sorted(pools) == ["rel-plumbline-serve-l4", "rel-plumbline-train-a100"]
+    train = pools["rel-plumbline-train-a100"]["spec"]
+    assert train["limits"] == {"nvidia.com/gpu": "32"}
+    assert train["template"]["metadata"]["labels"] == {"plumbline.dev/pool": "train-a100"}
+    capacity = next(r for r in train["template"]["spec"]["requirements"] if r["key"].endswith("capacity-type"))
+    assert capacity["values"] == ["spot"]
+
+    flavors = named(docs, "ResourceFlavor")
+    (queue,) = named(docs, "ClusterQueue").values()
+    (group,) = queue["spec"]["resourceGroups"]
+    assert [flavor["name"] for flavor in group["flavors"]] == ["rel-plumbline-cpu", "rel-plumbline-train-a100"]
+    assert {flavor["name"] for flavor in group["flavors"]} == set(flavors)
+    for flavor in group["flavors"]:
+        assert [item["name"] for item in flavor["resources"]] == group["coveredResources"]
+    quotas = {item["name"]: item["nominalQuota"] for item in group["flavors"][1]["resources"]}
+    assert quotas == {"cpu": "360", "memory": "3600Gi", "nvidia.com/gpu": "32"}
+
+    (local,) = named(docs, "LocalQueue").values()
+    assert local["spec"]["clusterQueue"] == queue["metadata"]["name"]
+    (rayjob,) = named(docs, "RayJob").values()
+    assert rayjob["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == local["metadata"]["name"]
+    assert rayjob["spec"]["suspend"] is True
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_claims_survive_an_uninstall(render: Render, setup: str) -> None:
+    for claim in named(render(setup), "PersistentVolumeClaim").values():
+        assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def commands(render: Render) -> set[tuple[Any, ...]]:
+    """Every command line in every setup, without its values."""
+    found: set[tuple[Any, ...]] = set()
+    for setup in SETUPS:
+        for _, pod in every_pod(render, setup):
+            for container in pod["containers"]:
+                line = [*container.get("command", []), *container.get("args", [])]
+                found.add(tuple(part.split("=")[0] for part in line))
+    return found
+
+
+def test_manifests_call_only_the_images_entry_points(render: Render) -> None:
+    """Containers without a command use the image's entry point, `plumb`; the rest name what is in the image."""
+    starts = {line[0] for line in commands(render) if line}
+    assert starts <= {"collector", "router", "plumb", "kopf", "python", "--model_name"}

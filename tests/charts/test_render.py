@@ -1,0 +1,160 @@
+"""Everything the charts render is valid, strictly, for every setup in charts/plumbline/ci."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from chart_tools import CHART, CHARTS, CRDS, KUBERNETES, SETUPS, Doc, problems
+
+Helm = Callable[..., "subprocess.CompletedProcess[str]"]
+FOREIGN = {
+    "RayJob": "rayjobs.ray.io.yaml",
+    "InferenceService": "inferenceservices.serving.kserve.io.yaml",
+}
+
+# Kinds whose definitions are not at hand: the fields that this chart may use, after their published APIs.
+# monitoring.coreos.com/v1, karpenter.sh/v1, kueue.x-k8s.io/v1beta1 and v1beta2.
+SHAPES: dict[str, dict[str, set[str]]] = {
+    "ServiceMonitor": {"spec": {"selector", "endpoints"}, "spec.endpoints": {"port", "path", "interval"}},
+    "PodMonitor": {
+        "spec": {"selector", "podMetricsEndpoints"},
+        "spec.podMetricsEndpoints": {"portNumber", "path", "interval"},
+    },
+    "PrometheusRule": {
+        "spec": {"groups"},
+        "spec.groups": {"name", "rules"},
+        "spec.groups.rules": {"alert", "expr", "for", "labels", "annotations"},
+    },
+    "NodePool": {
+        "spec": {"template", "limits", "disruption"},
+        "spec.template": {"metadata", "spec"},
+        "spec.template.spec": {"nodeClassRef", "requirements", "taints"},
+        "spec.template.spec.nodeClassRef": {"group", "kind", "name"},
+        "spec.template.spec.requirements": {"key", "operator", "values"},
+        "spec.template.spec.taints": {"key", "value", "effect"},
+        "spec.disruption": {"consolidationPolicy", "consolidateAfter"},
+    },
+    "ResourceFlavor": {"spec": {"nodeLabels", "tolerations"}},
+    "ClusterQueue": {
+        "spec": {"namespaceSelector", "resourceGroups"},
+        "spec.resourceGroups": {"coveredResources", "flavors"},
+        "spec.resourceGroups.flavors": {"name", "resources"},
+        "spec.resourceGroups.flavors.resources": {"name", "nominalQuota"},
+    },
+    "LocalQueue": {"spec": {"clusterQueue"}},
+}
+
+
+def at(value: Any, path: list[str]) -> list[Doc]:
+    """The objects at a dotted path; lists are walked through."""
+    if isinstance(value, list):
+        return [found for item in value for found in at(item, path)]
+    if not path:
+        return [value]
+    return at(value[path[0]], path[1:]) if path[0] in value else []
+
+
+def test_helm_lints_without_a_warning(helm: Helm, setup: str) -> None:
+    done = helm("lint", "--strict", str(CHART), "--values", str(CHART / "ci" / f"{setup}-values.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout and "[ERROR]" not in done.stdout
+
+
+def test_helm_lints_the_definitions(helm: Helm) -> None:
+    done = helm("lint", "--strict", str(CHARTS / "plumbline-crds"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_setups_enough_to_render_every_template(render: Callable[..., list[Doc]]) -> None:
+    kinds = {doc["kind"] for setup in SETUPS for doc in render(setup)}
+    assert kinds >= {
+        "Deployment", "StatefulSet", "Service", "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
+        "PersistentVolumeClaim", "NetworkPolicy", *FOREIGN, *SHAPES,
+    }  # fmt: skip
+    assert len(SETUPS) >= 8
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.36", kubernetes_validate.latest_version()])
+def test_kubernetes_objects_validate_strictly(render: Callable[..., list[Doc]], setup: str, version: str) -> None:
+    for doc in render(setup):
+        if doc["kind"] not in FOREIGN and doc["kind"] not in SHAPES:
+            kubernetes_validate.validate(doc, version, strict=True)
+
+
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_rayjobs_and_inferenceservices_validate_strictly(render: Callable[..., list[Doc]], kind: str) -> None:
+    path = CRDS / FOREIGN[kind]
+    if not path.is_file():
+        pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
+    found = [doc for setup in SETUPS for doc in render(setup) if doc["kind"] == kind]
+    assert found
+    for doc in found:
+        assert problems(doc, path) == []
+
+
+def test_the_strict_validator_would_find_a_mistake(render: Callable[..., list[Doc]]) -> None:
+    path = CRDS / FOREIGN["RayJob"]
+    if not path.is_file():
+        pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
+    doc = next(doc for doc in render("gpu-pools") if doc["kind"] == "RayJob")
+    for mistake in ({"entrypoint": ["python"]}, {"shutDownAfterJobFinishes": True}, {"backoffLimit": "2"}):
+        assert problems({**doc, "spec": {**doc["spec"], **mistake}}, path)
+
+
+def test_other_kinds_use_only_published_fields(render: Callable[..., list[Doc]], setup: str) -> None:
+    for doc in render(setup):
+        for path, fields in SHAPES.get(doc["kind"], {}).items():
+            for found in at(doc, path.split(".")):
+                assert set(found) <= fields, f"{doc['kind']} {path}: {set(found) - fields}"
+
+
+# --- our own definition ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def datasetlines(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    done = helm("template", "crds", str(CHARTS / "plumbline-crds"), "--kube-version", KUBERNETES)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path_factory.mktemp("crds") / "datasetlines.yaml"
+    path.write_text(done.stdout)
+    return path
+
+
+def test_our_definition_is_a_valid_and_structural_one(datasetlines: Path) -> None:
+    doc = yaml.safe_load(datasetlines.read_text())
+    kubernetes_validate.validate(doc, kubernetes_validate.latest_version(), strict=True)
+    (version,) = doc["spec"]["versions"]
+    assert version["subresources"] == {"status": {}}
+    columns = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert columns == ["VERSION", "EXAMPLES", "CONSENT", "PHASE", "AGE"]
+    assert doc["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+    def walk(schema: Doc, path: str) -> None:
+        assert "type" in schema, f"{path} has no type: not structural"
+        for name, inner in schema.get("properties", {}).items():
+            walk(inner, f"{path}.{name}")
+            if path.startswith((".spec", ".status")) and "conditions" not in path:
+                assert inner.get("description"), f"{path}.{name} has no description for kubectl explain"
+        if "items" in schema:
+            walk(schema["items"], f"{path}[]")
+
+    walk(version["schema"]["openAPIV3Schema"], "")
+
+
+def test_our_definition_accepts_a_line_and_refuses_a_wrong_one(datasetlines: Path) -> None:
+    line = {
+        "apiVersion": "plumbline.dev/v1alpha1",
+        "kind": "DatasetLine",
+        "metadata": {"name": "support"},
+        "spec": {"dataset": "support", "rubric": "sha256:" + "a" * 64},
+    }
+    assert problems(line, datasetlines) == []
+    spec = line["spec"]
+    assert isinstance(spec, dict)
+    for wrong in ({"rubric": "v1"}, {"dataset": "Support Desk"}, {"approvals": 1}, {"approvalsRequired": -1}):
+        assert problems({**line, "spec": {**spec, **wrong}}, datasetlines)
+    assert problems({**line, "spec": {"dataset": "support"}}, datasetlines)
