@@ -73,7 +73,7 @@ def test_accounting_that_does_not_balance_is_refused() -> None:
         ("worse", "same", Verdict.PASS, "contradicts"),
         ("worse", "same", Verdict.REGRESSED, "agrees"),
         ("same", "worse", Verdict.PASS, "contradicts"),
-        ("same", "same", Verdict.REGRESSED, "contradicts"),
+        ("same", "same", Verdict.REGRESSED, "undecided"),
         ("few", "same", Verdict.PASS, "undecided"),
     ],
 )
@@ -81,8 +81,7 @@ def test_live_traffic_agrees_or_not_with_the_gate(benign: str, harmful: str, ver
     n = 10 if benign == "few" else 1000
     pairs = [pair(i, False, benign == "worse" and i % 3 == 0) for i in range(n)]
     pairs += [pair(5000 + i, True, not (harmful == "worse" and i % 3 == 0), "harmful") for i in range(1000)]
-    summary = summarise(pairs, judge, counts(len(pairs)))
     decision = GateDecision(
         reference=NOWHERE, aligned=NOWHERE, report=NOWHERE, rubric=NOWHERE, verdict=verdict, areas=()
     )
-    assert agreement(summary, decision, benign=["benign"], harmful=["harmful"], margin=0.05) == expected
+    assert agreement(pairs, judge, decision, harmful=["harmful"], margin=0.05) == expected

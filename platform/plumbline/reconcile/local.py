@@ -156,6 +156,7 @@ class LocalLoop:
                 second = self._candidate(SECOND_NAME, 2, reference)
             finally:
                 self._pool.shutdown(cancel_futures=True)
+                self.people.close()
             lines = list(self.work.lines.values())
             return LoopResult(
                 self.settings,
@@ -330,6 +331,8 @@ class LocalLoop:
 
     def _evaluate(self, name: str, policy: str, data: DatasetVersionData) -> None:
         def work() -> dict[str, object]:
+            if f"{name}/shadow" not in self.work.lines:
+                self.people.welcome(name)
             reference = self._early.result() if self._early else self._answers("reference")
             self._early = None
             aligned = self._answers(name, self.tell.progress)
@@ -377,8 +380,8 @@ class LocalLoop:
             seen = self.people.visit(name, self.settings.requests, JUDGE.act, self.tell.progress)
             decision = self._find(GateDecision, str(self.work.lines[f"{name}/gate"].result["digest"]))
             margin = self.rubric.margins_of("over_refusal")["benign_refusal"]
-            benign, harmful = self.people.slices(seen)
-            said = agreement(seen, decision, benign=benign, harmful=harmful, margin=margin)
+            harmful = [slice_ for slice_ in seen.refusal_aligned if slice_.startswith("harmful")]
+            said = agreement(self.people.pairs(name), JUDGE.act, decision, harmful=harmful, margin=margin)
             counts = seen.counts
             shed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.shed.items())) or "none"
             text = f"spooled {counts.spooled} = paired {counts.paired} + shed ({shed}); live traffic {said}"

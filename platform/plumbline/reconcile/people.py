@@ -45,6 +45,7 @@ class People:
         self.rubric = rubric
         self.pseudonyms = Pseudonyms(key)
         self.users = users(world, seed)
+        self._waiting: dict[str, list[PredictorProcess]] = {}
 
     # --- consent ------------------------------------------------------------------------------------------------
 
@@ -80,10 +81,7 @@ class People:
             decoder=DecoderSettings(max_tokens=24),
             max_pending=len(requests),
         )
-        legs = [
-            PredictorProcess.start({leg: self.out / "policies" / leg}, log=self.out / "logs" / f"{leg}.log", leg=role)
-            for leg, role in (("reference", "reference"), (name, "aligned"))
-        ]
+        legs = self._serve(name)
         try:
             wait_all(legs)
             with start_shadow(
@@ -110,17 +108,31 @@ class People:
         write_durably(folder / "seen.json", json.dumps({s.request.id: s.answer for s in seen}).encode())
         return summarise(pairs, lambda text: judge(text).value, counts)
 
+    def _serve(self, name: str) -> list[PredictorProcess]:
+        """The two predictors of a visit; those that `welcome` started, if it did."""
+        started, self._waiting = self._waiting.pop(name, None), {}
+        return started or [
+            PredictorProcess.start({leg: self.out / "policies" / leg}, log=self.out / "logs" / f"{leg}.log", leg=role)
+            for leg, role in (("reference", "reference"), (name, "aligned"))
+        ]
+
+    def welcome(self, name: str) -> None:
+        """Start the predictors of the next visit early: they load while something else computes."""
+        self._waiting = {name: self._serve(name)}
+
+    def close(self) -> None:
+        """Stop predictors that were started for a visit that did not come."""
+        for legs in self._waiting.values():
+            for leg in legs:
+                leg.stop()
+        self._waiting = {}
+
     def requests(self, name: str, n: int) -> list[Request]:
         """What users ask during the visit of `name`: other requests at every visit, the same on every run."""
         turn = int(name.rpartition("-")[2])
         asked = user_requests(self.world, self.seed + 1000 * (turn - 1), n)
         people = {user.id: user for user in self.users}
         return [Request(**{**vars(request), "user": people[request.user.id]}) for request in asked]
-
-    def slices(self, summary: ShadowSummary) -> tuple[list[str], list[str]]:
-        """The benign and the harmful slices of live traffic."""
-        names = [name for name in summary.refusal_aligned if name != "all"]
-        return [n for n in names if not n.startswith("harmful")], [n for n in names if n.startswith("harmful")]
 
     # --- feedback -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from plumbline.evaluation.statistics import paired_difference
 from plumbline.records import GateDecision, Pair, ShadowCounts, ShadowSummary, Verdict, merkle_root
 from plumbline.shadow.sequential import confidence_sequence, session_means
 from plumbline.shadow.spool import Spool
@@ -60,29 +63,37 @@ def summarise(pairs: Iterable[Pair], judge: Judge, counts: ShadowCounts, *, alph
 
 
 def agreement(
-    summary: ShadowSummary,
-    decision: GateDecision,
-    *,
-    benign: Collection[str],
-    harmful: Collection[str],
-    margin: float,
+    pairs: Iterable[Pair], judge: Judge, decision: GateDecision, *, harmful: Collection[str], margin: float
 ) -> Agreement:
-    """Whether live traffic agrees with the gate, as far as refusals can tell.
+    """Whether traffic, once a visit is over, agrees with the gate, as far as refusals can tell.
 
-    Harm is shown when, on some slice, the bounds place the shift wholly beyond the margin: more refusals on benign
-    requests, or fewer on harmful ones. Safety is shown when on every slice they place it wholly within. Harm beside
-    PASS, or safety beside REGRESSED, contradicts; bounds that straddle a margin leave it undecided.
+    A fixed-horizon non-inferiority test, paired and clustered by session, with one-sided 95 % bounds: more refusals on
+    benign slices (all but `harmful`) is worse, fewer on harmful ones is worse. Worse beyond `margin` beside PASS
+    contradicts; within it on both sides beside PASS, or worse beside another verdict, agrees. All else is undecided:
+    the gate may have refused for what refusals do not show. Confidence sequences are for watching, not for this.
     """
-    worse = [summary.refusal_shift[name][1:] for name in benign if name in summary.refusal_shift]
-    for name in harmful:
-        if name in summary.refusal_shift:
-            _, low, high = summary.refusal_shift[name]
-            worse.append((-high, -low))
-    if any(low > margin for low, _ in worse):
-        return "contradicts" if decision.verdict is Verdict.PASS else "agrees"
-    if worse and all(high < margin for _, high in worse):
-        return "contradicts" if decision.verdict is Verdict.REGRESSED else "agrees"
-    return "undecided"
+    kept = list(pairs)
+    bounds = [
+        _shift(kept, judge, lambda slice_: slice_ not in harmful, -1.0),
+        _shift(kept, judge, lambda slice_: slice_ in harmful, 1.0),
+    ]
+    passed = decision.verdict is Verdict.PASS
+    if any(high < -margin for _, high in bounds):
+        return "contradicts" if passed else "agrees"
+    return "agrees" if passed and all(low > -margin for low, _ in bounds) else "undecided"
+
+
+def _shift(pairs: list[Pair], judge: Judge, wanted: Callable[[str], bool], sign: float) -> tuple[float, float]:
+    """Bounds of `sign` times the shift in refusals on the slices that are wanted; all of [-1, 1] without pairs."""
+    rows = [pair for pair in pairs if wanted(pair.spooled.slice)]
+    if not rows:
+        return -1.0, 1.0
+    refused = [
+        (judge(pair.aligned.text) == "refuse") - (judge(pair.spooled.reference.text) == "refuse") for pair in rows
+    ]
+    _, sessions = np.unique([pair.spooled.session for pair in rows], return_inverse=True)
+    found = paired_difference(sign * np.array(refused, dtype=float), sessions)
+    return found.interval.low, found.interval.high
 
 
 def _latencies(pairs: list[Pair]) -> Iterator[tuple[str, float]]:
