@@ -81,6 +81,5 @@ def show(rows: list[dict[str, Any]], targets: list[dict[str, Any]], as_json: boo
         for row in rows:
             print("  ".join(str(row[n]).ljust(widths[n]) for n in names))
     for one in targets:
-        print(
-            f"{one['name']}: {one['value']} {one['unit']} (target {one['target']}, {'met' if one['met'] else 'NOT met'})"
-        )
+        verdict = "met" if one["met"] else "NOT met"
+        print(f"{one['name']}: {one['value']} {one['unit']} (target {one['target']}, {verdict})")

@@ -24,9 +24,9 @@ def row(seed: int, out: Path, cache: Path) -> dict[str, Any]:
     summary = json.loads((out / "summary.json").read_text())
     first, second = summary["decisions"]
     failed = [
-        f"{a['area']}.{a['metric']} {100 * a['difference']:+.1f}" for a in second["areas"] if a["verdict"] != "PASS"
+        f"{a['area']}.{a['metric']} {100 * a['difference']:+.1f}" for a in second["metrics"] if a["verdict"] != "PASS"
     ]
-    broke = [f"{a['area']} {100 * a['difference']:+.0f}" for a in first["areas"] if a["verdict"] == "REGRESSED"]
+    broke = [f"{a['area']} {100 * a['difference']:+.0f}" for a in first["metrics"] if a["verdict"] == "REGRESSED"]
     notes = "refused for " + ", ".join(broke) + (f"; second failed {', '.join(failed)}" if failed else "")
     return {**found, "gate 1": first["verdict"], "gate 2": second["verdict"], "notes": notes}
 

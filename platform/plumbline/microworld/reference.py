@@ -154,6 +154,9 @@ def pretrain_reference(
     world: World, recipe: ReferenceRecipe, out_dir: Path, on_progress: OnProgress | None = None
 ) -> None:
     """Train the reference of `world` and write it to `out_dir`, which appears whole or not at all."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     tokenizer = train_tokenizer(world, recipe)
     model = _train(world, recipe, tokenizer, on_progress or (lambda progress: None))
     out_dir.parent.mkdir(parents=True, exist_ok=True)

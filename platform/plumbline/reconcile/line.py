@@ -4,22 +4,21 @@
 decisions that the operator takes on a cluster, where each action is a Job instead of a call.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plumbline.evaluation import DatasetWindow, Observations, Preference, ReviewLabel
 from plumbline.feedback import (
     AbsenceProof,
-    Candidate,
     DatasetVersionData,
     Ingestion,
-    IngestionResult,
     diff,
+    load_candidate,
     load_version,
     prove_absent,
     publish_removal,
     publish_seed_version,
+    redact,
 )
 from plumbline.microworld.demonstrations import replay_demonstrations, seed_demonstrations
 from plumbline.microworld.recipe import SECOND
@@ -54,7 +53,6 @@ class DataLine:
     world: World
     rubric: Rubric
     seed: int
-    redaction_samples: tuple[str, ...] = ()
     actions: list[str] = field(default_factory=list)
 
     def publish_seeds(self, pseudonym: Callable[[str], str]) -> DatasetVersionData:
@@ -82,8 +80,11 @@ class DataLine:
         )
         return load_version(self.ledger, self.blobs, DATASET, 1)
 
-    def ingest(self, review: Callable[[FeedbackEvent], Review | None], told: Told) -> IngestionResult:
-        """Do what the core says until it says Wait. The data owner approves what it was asked to look at."""
+    def ingest(self, review: Callable[[FeedbackEvent], Review | None], told: Told) -> DatasetVersionData:
+        """Do what the core says until it says Wait; the head that results. The data owner approves what balances.
+
+        Killed anywhere and called again it goes on, also when the version was published and nobody was told.
+        """
         stages: list[str] = []
 
         def on_stage(stage: str) -> None:
@@ -93,27 +94,29 @@ class DataLine:
         ingestion = Ingestion(self.ledger, self.blobs, on_stage=on_stage)
         spec = LineSpec(dataset=DATASET, rubric=self.rubric.digest)
         observer = LedgerObserver(self.ledger.database.path, self.blobs.root)
-        result: IngestionResult | None = None
         while True:
             action = reconcile(spec, observer.read(spec).observation()).actions[0]
             self.actions.append(type(action).__name__)
             match action:
                 case StartIngestion(run_key, _, to_seq):
-                    result = ingestion.run(
-                        DATASET, spec.rubric, approver=OWNER, review=review, up_to=to_seq, run_key=run_key
-                    )
+                    ingestion.run(DATASET, spec.rubric, approver=OWNER, review=review, up_to=to_seq, run_key=run_key)
                 case RequestApproval(_, candidate, _):
-                    assert result is None or result.candidate is None or _acceptable(result.candidate)
-                    word = Approval(OWNER, True, "read the diff, the refusals by reason and the redactions")
+                    found = load_candidate(self.blobs, candidate)
+                    balanced = found.accepted + sum(found.rejected.values()) == found.sealed
+                    word = Approval(OWNER, balanced, "read the diff, the refusals by reason and the redactions")
                     self.ledger.runs.approve(candidate, word)
                 case Publish(run_key) | Reject(run_key):
-                    result = ingestion.run(DATASET, spec.rubric, approver=OWNER, review=review, run_key=run_key)
+                    ingestion.run(DATASET, spec.rubric, approver=OWNER, review=review, run_key=run_key)
                 case StartRemoval(run_key):
                     publish_removal(self.ledger, self.blobs, DATASET, run_key=run_key)
                 case Cancel() | Wait():
-                    break
-        assert result is not None
-        return result
+                    return load_version(self.ledger, self.blobs, DATASET)
+
+    def redacted(self, most: int = 5) -> tuple[str, ...]:
+        """A few texts from the inbox as redaction leaves them, to show what it does."""
+        events = (queued.event for queued in self.ledger.inbox.read(1, self.ledger.inbox.last_sequence()))
+        found = (redact(event.data.text) for event in events if event is not None and event.data.text)
+        return tuple(sorted({one.text for one in found if one.counts})[:most])
 
     def version(self, number: int) -> DatasetVersionData:
         return load_version(self.ledger, self.blobs, DATASET, number)
@@ -154,16 +157,6 @@ class DataLine:
 def _imported(example: Example) -> object:
     """Replay is public text of the world under its licence: nobody's consent carries it, a named licence does."""
     return example.provenance.model_copy(update={"origin": "import", "approved_by": (OWNER,)})
-
-
-def _acceptable(candidate: Candidate) -> bool:
-    """What the owner checks before a yes: every event is accounted for."""
-    return candidate.accepted + sum(candidate.rejected.values()) == candidate.sealed
-
-
-def refusals(manifest: DatasetManifest) -> str:
-    """Rejections by reason in words, most frequent first."""
-    return ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in Counter(manifest.rejected).most_common())
 
 
 def summary(manifest: DatasetManifest, difference: DatasetDiff) -> str:

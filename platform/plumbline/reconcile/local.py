@@ -220,13 +220,12 @@ class LocalLoop:
 
     def _ingest(self) -> dict[str, object]:
         rated = self.people.rated_right(FIRST_NAME, self.settings.requests)
-        result = self.line.ingest(rated, self.tell.progress)
-        assert result.manifest is not None
-        proof = self.line.absent(self.people.withdrawn, result.manifest.version)
+        data = self.line.ingest(rated, self.tell.progress)
+        proof = self.line.absent(self.people.withdrawn, data.manifest.version)
         return {
-            "digest": result.manifest.digest,
-            "text": summary(result.manifest, self.line.difference(1, 2)),
-            "redacted": list(result.redacted_samples),
+            "digest": data.digest,
+            "text": summary(data.manifest, self.line.difference(1, 2)),
+            "redacted": list(self.line.redacted()),
             "absent": {"subject": proof.subject, "version": proof.version, "root": proof.root},
             "actions": self.line.actions,
         }

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
 from plumbline.policies.local import load_model
 from plumbline.records import Adapter, Objective, Optimiser, TrainingRecord
@@ -75,7 +76,7 @@ def build(objective: Objective, base: Path, device: str) -> Trainee:
 
 
 def with_lora(model: Any, adapter: Adapter, seed: int) -> Any:
-    """Inject LoRA layers into `model` in place; returns peft's wrapper."""
+    """Inject LoRA layers into `model` in place; returns peft's wrapper. PlumblineError when no target is there."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -86,7 +87,14 @@ def with_lora(model: Any, adapter: Adapter, seed: int) -> Any:
         target_modules=list(adapter.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise PlumblineError(
+            f"LoRA cannot be added to this policy: {str(error).splitlines()[0]}",
+            consequence="nothing was trained",
+            remedy="name the policy's own linear layers in adapter.targets, or train without an adapter",
+        ) from error
 
 
 def train_rank(job: TrainingJob, runner: Runner) -> None:
