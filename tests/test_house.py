@@ -23,7 +23,7 @@ FLOORS = {
     "console": 7,
     "cli": 8,
 }
-OPEN_TO_ALL = {"errors", "metrics"}
+OPEN_TO_ALL = {"errors", "metrics", "sockets"}
 HEAVY = {"torch", "transformers", "ray", "kserve", "kopf", "peft", "scipy"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from plumbline.errors import PlumblineError
 from plumbline.serving import PredictorProcess
 from plumbline.serving.predictor import read_policies
-from plumbline.serving.process import listen
+from plumbline.sockets import listen
 
 
 def test_a_port_in_use_is_an_error_before_anything_starts(policies: dict[str, Path], tmp_path: Path) -> None:

@@ -84,3 +84,11 @@ def test_an_answer_is_never_cut_and_every_cut_is_counted(tiny_policy: Path) -> N
     assert prepared.store.lengths.max() <= 128
     with pytest.raises(PlumblineError, match="2 of 22 examples are longer than 128 tokens"):
         prepare([*examples, long, endless], template, cut.model_copy(update={"max_share": 0.01}), {})
+
+
+def test_bfloat16_is_close_to_float32_and_not_equal(tiny_policy: Path, store: TokenStore) -> None:
+    _, model = load_model(tiny_policy)
+    micro = collate(store, np.arange(12), np.ones(12), KlTerm(), "cpu")
+    full, _ = weighted_loss(model, micro, KlTerm(), None, "float32")
+    half, _ = weighted_loss(model, micro, KlTerm(), None, "bfloat16")
+    assert half.item() == pytest.approx(full.item(), rel=0.02) and half.item() != full.item()

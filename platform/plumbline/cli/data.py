@@ -1,12 +1,13 @@
 """`plumb dataset`, `plumb ingest` and `plumb feedback`: versions, and what they are made of."""
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from plumbline.cli.options import as_json, open_blobs, open_ledger, print_json, stores, tenant_key
+from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores, tenant_key
 
 
 @click.group()
@@ -22,7 +23,7 @@ def dataset() -> None:
 @click.option("--dataset", "name", help="Name of the dataset (training formats).")
 @click.option("--licence", help="Licence under which the text is public (training formats).")
 @click.option("--suite", type=click.Path(path_type=Path), help="Where to write the suite (xstest, hh).")
-@click.option("--rubric", type=click.Path(path_type=Path, exists=True))
+@click.option("--rubric", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Rubric YAML in force.")
 @stores
 def import_(
     file: Path,
@@ -62,9 +63,9 @@ def import_(
         )
     from plumbline.feedback import import_dataset
 
-    published = import_dataset(
-        open_ledger(ledger), open_blobs(blobs), file, kind, name, licence=licence, rubric=read_rubric(rubric).digest  # type: ignore[arg-type]
-    )  # fmt: skip
+    name, in_force = dataset_name(name), read_rubric(rubric).digest
+    store, kept = open_ledger(ledger), open_blobs(blobs)
+    published = import_dataset(store, kept, file, kind, name, licence=licence, rubric=in_force)  # type: ignore[arg-type]
     click.echo(f"{name} version {published.version}: {published.digest}")
 
 
@@ -93,7 +94,8 @@ def show(name: str, version: int | None, json_out: bool, ledger: Path, blobs: Pa
 
     from plumbline.feedback import load_manifest
 
-    manifest = load_manifest(open_ledger(ledger, must_exist=True), open_blobs(blobs), name, version)
+    store = open_ledger(ledger, must_exist=True)
+    manifest = load_manifest(store, open_blobs(blobs, must_exist=True), name, version)
     if json_out:
         print_json({"digest": manifest.digest, **manifest.model_dump(mode="json", exclude={"members"})})
         return
@@ -116,7 +118,7 @@ def diff_(name: str, older: int, newer: int, json_out: bool, ledger: Path, blobs
     """What was added and removed between two versions, by slice."""
     from plumbline.feedback import diff, load_manifest
 
-    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs, must_exist=True)
     found = diff(load_manifest(store, kept, name, older), load_manifest(store, kept, name, newer))
     if json_out:
         print_json(found.model_dump(mode="json"))
@@ -135,7 +137,7 @@ def verify_(name: str, version: int | None, ledger: Path, blobs: Path) -> None:
     """Check a version end to end: root, balance, every payload, no prompt on both sides. Exit 2 when unsound."""
     from plumbline.feedback import load_manifest, verify
 
-    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs, must_exist=True)
     manifest = load_manifest(store, kept, name, version)
     found = verify(store, kept, manifest)
     for problem in found.problems:
@@ -170,22 +172,40 @@ def ingest(
     blobs: Path,
 ) -> None:
     """Bring a dataset's open run as far as it gets: seal, check, redact, guard, split, wait for approval, publish."""
-    from plumbline.cli.evaluate import read_rubric
     from plumbline.errors import PlumblineError
     from plumbline.feedback import Ingestion, publish_removal
     from plumbline.stores import Approval
 
     chosen = name or option
-    if chosen is None:
+    if chosen is None or (name and option and name != option):
         raise PlumblineError(
-            "no dataset is named", consequence="nothing was ingested", remedy="name it: plumb ingest DATASET"
+            "two datasets are named" if name else "no dataset is named",
+            consequence="nothing was ingested",
+            remedy="name one: plumb ingest DATASET",
         )
+    in_force = rubric_digest(rubric)
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    if store.publications.head(dataset_name(chosen)) is None:
+        if removal:
+            raise PlumblineError(
+                f"dataset {chosen!r} has no version",
+                consequence="there is nobody to remove from it",
+                remedy="see `plumb dataset list` for the names",
+            )
+        click.echo(f"{chosen} has no version yet: this is for its first", err=True)
     if removal or (store.publications.uncovered(chosen) and run_key is None):
         removed = publish_removal(store, kept, chosen, run_key=run_key)
         if removed is not None:
-            click.echo(f"{chosen} version {removed.version}: everyone who withdrew is removed; {removed.digest}")
+            said = f"{chosen} version {removed.version}: everyone who withdrew is removed; {removed.digest}"
+            click.echo(said, err=json_out)
         if removal:
+            head = store.publications.head(chosen)
+            if json_out:
+                print_json(
+                    {"state": "published" if removed else "no_change", "version": head.version if head else None}
+                )
+            elif removed is None:
+                click.echo(f"{chosen}: nobody is to be removed")
             return
 
     def agree(candidate: object, examples: object) -> Approval:
@@ -193,7 +213,7 @@ def ingest(
 
     result = Ingestion(store, kept).run(
         chosen,
-        rubric if rubric and rubric.startswith("sha256:") else read_rubric(Path(rubric) if rubric else None).digest,
+        in_force,
         approver=approver,
         approve=agree if approve_reason else None,
         up_to=up_to,
@@ -222,6 +242,15 @@ def ingest(
         click.echo(f"  version {result.version.version}: {result.version.digest}")
 
 
+def rubric_digest(named: str | None) -> str:
+    """The digest of the rubric in force: given as one, or of the file that is named, or of the default."""
+    from plumbline.cli.evaluate import read_rubric
+
+    if named and re.fullmatch("sha256:[0-9a-f]{64}", named):
+        return named
+    return read_rubric(Path(named) if named else None).digest
+
+
 @click.group()
 def feedback() -> None:
     """Feedback events outside the collector."""
@@ -233,8 +262,18 @@ def feedback() -> None:
 @stores
 def import_events(file: Path, source: str, ledger: Path, blobs: Path) -> None:
     """Read CloudEvents (one JSON object a line) into the inbox, as the collector would."""
+    from plumbline.errors import PlumblineError
     from plumbline.feedback import import_file
 
-    counts = import_file(open_ledger(ledger), tenant_key(ledger), file, source)
-    for field, value in asdict(counts).items():
-        click.echo(f"{field}: {value}")
+    store = open_ledger(ledger)
+    counts = import_file(store, tenant_key(ledger, store, create=True), file, source)
+    for line, reason in counts.refused:
+        click.echo(f"{file}:{line}: refused: {reason}", err=True)
+    taken = (f"{counts.accepted} accepted", f"{counts.duplicate} there already", f"{counts.conflict} in conflict")
+    click.echo(", ".join((*taken, f"{len(counts.refused)} refused")))
+    if counts.refused and not counts.accepted + counts.duplicate + counts.conflict:
+        raise PlumblineError(
+            f"{file} holds no event that {source!r} may post",
+            consequence="the inbox is unchanged",
+            remedy="give one structured CloudEvent a line, with the --source that its events name",
+        )

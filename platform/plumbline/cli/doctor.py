@@ -66,8 +66,8 @@ def machine(out: Path) -> Iterator[Finding]:
     folder = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free / 2**30
     yield Finding("ok" if free > 2 else "error", f"{free:.0f} GiB free for {out}", "" if free > 2 else "free 2 GiB")
-    if not os.access(folder, os.W_OK):
-        yield Finding("error", f"{folder} is not writable", "choose another --out")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        yield Finding("error", f"{folder} is no directory to write in", "choose another --out")
     yield Finding("ok", f"{os.cpu_count()} processors")
     gpus = shutil.which("nvidia-smi")
     yield Finding("ok", "an NVIDIA driver is here" if gpus else "no GPU here: the embedded default needs none")
@@ -98,5 +98,8 @@ def cluster_findings(kubectl: Callable[[list[str]], str | None]) -> Iterator[Fin
 def _kubectl(arguments: list[str]) -> str | None:
     if shutil.which("kubectl") is None:
         return None
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return None
     return done.stdout if done.returncode == 0 else None

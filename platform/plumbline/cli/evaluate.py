@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import as_json, print_json
+from plumbline.cli.options import AT_LEAST_ONE, as_json, first_fault, print_json, read_text, read_yaml
 
 if TYPE_CHECKING:
     from plumbline.records import Rubric
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML (default: the micro-world's)."
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for report and answers.")
-@click.option("--max-tokens", default=64, show_default=True)
+@click.option("--max-tokens", type=AT_LEAST_ONE, default=64, show_default=True)
 @as_json
 def evaluate(
     reference: str,
@@ -46,6 +46,7 @@ def evaluate(
     from plumbline.policies.local import LocalPolicy
     from plumbline.records import DecoderSettings, Suite
 
+    judged_by = read_rubric(rubric)
     read = [read_suite(path) for path in suites]
     suite = read[0]
     if len(read) > 1:
@@ -53,8 +54,10 @@ def evaluate(
         suite = Suite(
             name="+".join(one.name for one in read), version="+".join(one.version for one in read), items=items
         )
+    legs = LocalPolicy.load(reference), LocalPolicy.load(aligned)
     out.mkdir(parents=True, exist_ok=True)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def told(name: str, done: int, total: int) -> None:
@@ -62,10 +65,9 @@ def evaluate(
             progress.update(tasks[name], completed=done)
 
         report = compare(
-            LocalPolicy.load(reference),
-            LocalPolicy.load(aligned),
+            *legs,
             suite,
-            rubric=read_rubric(rubric),
+            rubric=judged_by,
             decoder=DecoderSettings(max_tokens=max_tokens),
             cache_dir=out / "answers",
             on_progress=told,
@@ -97,10 +99,11 @@ def gate(report: Path, rubric: Path | None, json_out: bool) -> None:
     from plumbline.records import EvaluationReport
 
     try:
-        read = EvaluationReport.model_validate_json(report.read_text("utf-8"))
+        text = read_text(report, "an evaluation report", consequence="there is no verdict")
+        read = EvaluationReport.model_validate_json(text)
     except ValidationError as error:
         raise PlumblineError(
-            f"{report} is not an evaluation report: {error.errors()[0]['msg']}",
+            f"{report} is not an evaluation report: {first_fault(error)}",
             consequence="there is no verdict",
             remedy="pass the report.json that `plumb evaluate` wrote",
         ) from error
@@ -126,13 +129,11 @@ def read_rubric(path: Path | None) -> "Rubric":
 
     if path is None:
         return microworld_rubric()
-    import yaml
-
     try:
-        return Rubric.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
+        return Rubric.model_validate(read_yaml(path, "a rubric", consequence="nothing was judged by it"))
+    except ValidationError as error:
         raise PlumblineError(
-            f"{path} is not a rubric: {str(error).splitlines()[0]}",
+            f"{path} is not a rubric: {first_fault(error)}",
             consequence="nothing was judged by it",
             remedy="give id, version, owner, purpose and one rule per area with its margins",
         ) from error

@@ -19,7 +19,7 @@ def lineage() -> None:
 def subject(identity: str, ledger: Path, blobs: Path) -> None:
     """Everything that IDENTITY (or a pseudonym) became part of."""
     store = open_ledger(ledger, must_exist=True)
-    print_json(asdict(store.lineage.of_subject(tenant_key(ledger).of(identity))))
+    print_json(asdict(store.lineage.of_subject(tenant_key(ledger, store, identity=identity).of(identity))))
 
 
 @lineage.command()

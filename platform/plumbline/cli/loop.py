@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import as_json, print_json
+from plumbline.cli.options import AT_LEAST_ONE, as_json, print_json, require_machine
 
 if TYPE_CHECKING:
     from plumbline.console.story import LoopStory
-    from plumbline.reconcile.local import LoopResult
+    from plumbline.reconcile.loop_result import LoopResult
     from plumbline.reconcile.workspace import StageLine
 
 
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 @click.option("--seed", default=11, show_default=True, help="Drives world, reference, data order and traffic.")
 @click.option("--reference", help="A Hugging Face causal LM (directory or id) instead of the tiny one trained here.")
 @click.option("--adapter", type=click.Choice(["none", "lora"]), default="none", show_default=True)
-@click.option("--workers", default=1, show_default=True, help="Ray Train workers; does not change the result.")
-@click.option("--requests", default=1000, show_default=True, help="Live requests that users send per candidate.")
+@click.option(
+    "--workers", type=AT_LEAST_ONE, default=1, show_default=True, help="Ray Train workers; does not change the result."
+)
+@click.option(
+    "--requests",
+    type=AT_LEAST_ONE,
+    default=1000,
+    show_default=True,
+    help="Live requests that users send per candidate.",
+)
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -47,13 +55,15 @@ def loop(
     """
     import os
 
+    require_machine(workers)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rich.console import Console
 
     from plumbline.console import print_summary, write_report
-    from plumbline.reconcile.local import LoopSettings, open_loop
+    from plumbline.reconcile.local import open_loop
+    from plumbline.reconcile.loop_result import LoopSettings
     from plumbline.reconcile.provenance import code_digest
 
     settings = LoopSettings(

@@ -1,9 +1,11 @@
 """The `plumb` command. Sub-commands are named here and imported only when they run, so that `--help` is quick.
 
-Exit codes: 0 done (for `plumb gate`: PASS), 1 REGRESSED, 2 an error with a remedy, 3 INCONCLUSIVE, 130 interrupted.
+Exit codes: 0 done (for `plumb gate`: PASS), 1 REGRESSED, 2 an error with a remedy, 3 INCONCLUSIVE, 130 interrupted,
+141 nobody reads the output any more. An unforeseen fault is a 2 as well: Python's own 1 would read as REGRESSED.
 """
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -61,17 +63,44 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Entry point: prints a PlumblineError as fact, consequence, remedy, and exits with its code."""
+    """Entry point: prints every fault as fact, consequence, remedy, and exits with its code."""
     try:
         cli.main(args=argv, prog_name="plumb", standalone_mode=False)
-    except PlumblineError as error:
-        click.echo(f"plumb: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("plumb: interrupted; the same command goes on from here", err=True)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        # click and rich turn a closed standard output into exit code 1, which would read as REGRESSED.
+        if isinstance(stop.__context__, BrokenPipeError):
+            sys.exit(141)
+        raise
+    except Exception as error:
+        if os.environ.get("PLUMBLINE_TRACEBACK"):
+            raise
+        fault = explain(error)
+        click.echo(f"plumb: {fault}", err=True)
+        sys.exit(fault.exit_code)
+
+
+def explain(error: Exception) -> PlumblineError:
+    """Any exception as a fault with a remedy. What nobody foresaw says how to see where it happened."""
+    if isinstance(error, PlumblineError):
+        return error
+    if isinstance(error, click.ClickException):
+        place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "plumb"
+        return PlumblineError(error.format_message(), consequence="nothing was done", remedy=f"see `{place} --help`")
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return PlumblineError(
+            f"{where}{error.strerror}",
+            consequence="the command stopped there; files and versions that were complete are intact",
+            remedy="check the path, its permissions and the space on its disk, then run the same command again",
+        )
+    return PlumblineError(
+        f"an unforeseen fault, {type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
+        consequence="the command stopped there; files and versions that were complete are intact",
+        remedy="set PLUMBLINE_TRACEBACK=1, run it again, and report what it prints",
+    )

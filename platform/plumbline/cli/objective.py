@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import as_json, open_blobs, open_ledger, print_json, stores
+from plumbline.cli.options import as_json, first_fault, open_blobs, open_ledger, print_json, read_yaml, stores
 
 if TYPE_CHECKING:
     from plumbline.feedback import DatasetVersionData
@@ -35,7 +35,15 @@ class Resolved:
 
 @click.group()
 def objective() -> None:
-    """Everything that changes the effective loss; its digest is the objective id."""
+    """Everything that changes the effective loss; its digest is the objective id. An objective file is YAML:
+
+    \b
+      dataset: support@2            NAME@VERSION, or NAME for its head
+      base_policy: policies/ref     a policy directory or hub id
+      replay: support-replay@1      optional
+      optimiser: {learning_rate: 1.0e-5}
+      epochs: 2                     and any other field that `plumb objective show` prints
+    """
 
 
 @objective.command()
@@ -46,7 +54,7 @@ def show(file: Path, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Validate FILE, resolve its names and print the objective with its id. No weights are loaded."""
     import yaml
 
-    found = resolve_objective(file, open_ledger(ledger, must_exist=True), open_blobs(blobs)).objective
+    found = resolve_objective(file, open_ledger(ledger, must_exist=True), open_blobs(blobs, must_exist=True)).objective
     content = found.model_dump(mode="json")
     if json_out:
         print_json({"id": found.digest, "objective": content})
@@ -58,7 +66,6 @@ def show(file: Path, json_out: bool, ledger: Path, blobs: Path) -> None:
 def resolve_objective(file: Path, ledger: "Ledger", blobs: "LocalBlobs", **overrides: Any) -> Resolved:
     """Read an objective file. Raises PlumblineError for a key or value that means nothing, a version that is not
     there, or one that holds somebody who withdrew."""
-    import yaml
     from pydantic import ValidationError
 
     from plumbline.errors import PlumblineError
@@ -66,18 +73,26 @@ def resolve_objective(file: Path, ledger: "Ledger", blobs: "LocalBlobs", **overr
     from plumbline.policies.local import load_template
     from plumbline.records import Objective
 
+    consequence = "it names no objective, so nothing can be trained by it"
+
     def wrong(what: str) -> PlumblineError:
         return PlumblineError(
-            f"{file}: {what}", consequence="nothing was trained", remedy="see `plumb objective --help` for the keys"
+            f"{file} is not an objective: {what}",
+            consequence=consequence,
+            remedy="see `plumb objective --help` for the keys",
         )
 
-    try:
-        raw = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise wrong(f"it is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(raw, dict) or not {"dataset", "base_policy", "optimiser"} <= raw.keys():
-        raise wrong("dataset, base_policy and optimiser are needed")
-    raw |= overrides
+    raw = read_yaml(file, "an objective", consequence=consequence)
+    for key in ("dataset", "base_policy", "optimiser"):
+        if key not in raw:
+            raise wrong(f"{key} is missing")
+    for key in ("dataset", "base_policy", "replay"):
+        if not isinstance(raw.get(key) or "", str):
+            raise wrong(f"{key} is not a name")
+    if not all(isinstance(key, str) for key in raw):
+        raise wrong("every key is a word")
+    for key, value in overrides.items():  # an override of one field leaves its neighbours as the file has them
+        raw[key] = {**raw[key], **value} if isinstance(raw.get(key), dict) else value
     base = resolve(raw["base_policy"])
     template = load_template(base).digest
     data = load_consented(ledger, blobs, str(raw["dataset"]))
@@ -93,8 +108,7 @@ def resolve_objective(file: Path, ledger: "Ledger", blobs: "LocalBlobs", **overr
     try:
         return Resolved(Objective.model_validate(settings), base, data, replay)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise wrong(f"{'.'.join(map(str, first['loc'])) or 'objective'}: {first['msg']}") from error
+        raise wrong(first_fault(error)) from error
 
 
 def load_consented(ledger: "Ledger", blobs: "LocalBlobs", name: str) -> "DatasetVersionData":

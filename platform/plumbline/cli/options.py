@@ -1,6 +1,7 @@
 """Options that many commands share, and opening the stores that they name."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = Path(".plumbline")
+PORT = click.IntRange(0, 65535)
+AT_LEAST_ONE = click.IntRange(min=1)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def stores(command: F) -> F:
@@ -47,24 +51,126 @@ def open_ledger(path: Path, *, must_exist: bool = False) -> "Ledger":
             consequence="there is nothing to read",
             remedy="name one with --ledger or PLUMBLINE_LEDGER, or import data first",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     return Ledger(path)
 
 
-def open_blobs(path: Path) -> "LocalBlobs":
+def open_blobs(path: Path, *, must_exist: bool = False) -> "LocalBlobs":
+    """The blobs at `path`; a command that only reads does not make an empty directory."""
+    from plumbline.errors import PlumblineError
     from plumbline.stores import LocalBlobs
 
+    if must_exist and not path.is_dir():
+        raise PlumblineError(
+            f"there are no blobs at {path}",
+            consequence="there is nothing to read",
+            remedy="name the directory with --blobs or PLUMBLINE_BLOBS",
+        )
     return LocalBlobs(path)
 
 
-def tenant_key(ledger: Path) -> "Pseudonyms":
-    """The key that makes pseudonyms: PLUMBLINE_TENANT_KEY (hexadecimal), or a file beside the ledger."""
-    from plumbline.feedback.pseudonyms import Pseudonyms
+def tenant_key(path: Path, store: "Ledger", *, identity: str = "", create: bool = False) -> "Pseudonyms":
+    """The key that makes pseudonyms: PLUMBLINE_TENANT_KEY (hexadecimal), or the file `tenant.key` beside the ledger.
 
-    given = os.environ.get("PLUMBLINE_TENANT_KEY")
+    Only a command that takes people in draws a new key (`create`), and only while the ledger knows nobody: under
+    another key everyone in it would be a stranger, and "no consent is recorded" untrue. An `identity` that already
+    is a pseudonym needs no key.
+    """
+    from plumbline.errors import PlumblineError
+    from plumbline.feedback.pseudonyms import PSEUDONYM, Pseudonyms
+
+    given, file = os.environ.get("PLUMBLINE_TENANT_KEY"), path.with_name("tenant.key")
     if given:
-        return Pseudonyms(bytes.fromhex(given))
-    return Pseudonyms.load_or_create(ledger.with_name("tenant.key"))
+        try:
+            return Pseudonyms(bytes.fromhex(given))
+        except ValueError as error:
+            raise PlumblineError(
+                "PLUMBLINE_TENANT_KEY is not hexadecimal",
+                consequence="nobody's pseudonym can be made, so nothing was done",
+                remedy="give 16 bytes or more as hexadecimal digits, for example from `openssl rand -hex 32`",
+            ) from error
+    if PSEUDONYM.match(identity) and not file.exists():
+        return Pseudonyms(bytes(16))  # makes no pseudonym here: this one is made
+    if not file.exists() and not (create and store.consent.head().sequence == 0):
+        raise PlumblineError(
+            f"the tenant key of {path} is not at {file}",
+            consequence="a person's pseudonym cannot be made, so nothing was looked up or recorded",
+            remedy="set PLUMBLINE_TENANT_KEY, put the key file back, or pass the pseudonym (s-...) itself",
+        )
+    return Pseudonyms.load_or_create(file)
+
+
+def dataset_name(name: str) -> str:
+    """`name`, if NAME@VERSION can be told apart and it can stand in a file name and a label."""
+    from plumbline.errors import PlumblineError
+
+    if NAME.fullmatch(name) is None:
+        raise PlumblineError(
+            f"{name!r} is no name for a dataset",
+            consequence="nothing was read or published",
+            remedy="use letters, digits, dot, dash and underscore, beginning with a letter or digit (at most 100)",
+        )
+    return name
+
+
+def read_text(file: Path, what: str, *, consequence: str) -> str:
+    """A UTF-8 file that a user named."""
+    from plumbline.errors import PlumblineError
+
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise PlumblineError(
+            f"{file} is not {what}: {why}", consequence=consequence, remedy="name a readable UTF-8 file"
+        ) from error
+
+
+def read_yaml(file: Path, what: str, *, consequence: str) -> dict[str, Any]:
+    """A YAML (or JSON) file that holds a mapping."""
+    import yaml
+
+    from plumbline.errors import PlumblineError
+
+    try:
+        read = yaml.safe_load(read_text(file, what, consequence=consequence))
+        why = "" if isinstance(read, dict) else "it holds no mapping of keys to values"
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        why = f"{getattr(error, 'problem', None) or 'it is not YAML'}" + (f" (line {mark.line + 1})" if mark else "")
+    if why:
+        raise PlumblineError(f"{file} is not {what}: {why}", consequence=consequence, remedy="correct the file")
+    return dict(read)
+
+
+def first_fault(error: Exception) -> str:
+    """One line of a pydantic ValidationError: where, and what is wrong there."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+def require_machine(workers: int, *, gpu: bool = False) -> None:
+    """Refuse what this machine can never place: a local Ray would wait for the missing processor or GPU for ever."""
+    from plumbline.errors import PlumblineError
+
+    if os.environ.get("RAY_ADDRESS"):
+        return  # a cluster may grow
+    if gpu:
+        import torch
+
+        there, what = torch.cuda.device_count(), "GPUs"
+    else:
+        there, what = len(os.sched_getaffinity(0)), "processors"
+    if workers > there:
+        raise PlumblineError(
+            f"{workers} workers need {workers} {what}, and this machine has {there}",
+            consequence="nothing was trained: Ray would wait for them without end",
+            remedy="use fewer --workers" + (", leave out --gpu" if gpu else "") + ", or set RAY_ADDRESS to a cluster",
+        )
 
 
 def print_json(value: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from plumbline.cli.options import open_blobs, open_ledger, stores
+from plumbline.cli.options import first_fault, open_blobs, open_ledger, read_yaml, stores
 
 
 @click.group()
@@ -14,7 +14,12 @@ def render() -> None:
 
 @render.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--values", type=click.Path(path_type=Path, exists=True), required=True, help="The chart's values file.")
+@click.option(
+    "--values",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="The chart's values file.",
+)
 @click.option("--pool", "names", multiple=True, required=True, help="Training pool (may be repeated).")
 @click.option("--image", required=True, help="Image of the job, best by digest.")
 @click.option("--namespace")
@@ -30,16 +35,27 @@ def rayjob(
     from plumbline.reconcile.rayjob import NodePool, RayJobSettings, objective_config_map, run_name
     from plumbline.reconcile.rayjob import rayjob as make
 
-    pools = {pool["name"]: pool for pool in (yaml.safe_load(values.read_text("utf-8")) or {}).get("pools", [])}
+    listed = read_yaml(values, "a values file", consequence="no manifest was written").get("pools")
+    listed = listed if isinstance(listed, list) else []
+    pools = {str(pool["name"]): pool for pool in listed if isinstance(pool, dict) and "name" in pool}
     for name in names:
         if name not in pools:
             raise PlumblineError(
                 f"{values} has no pool {name!r}",
                 consequence="no manifest was written",
-                remedy="choose from " + (", ".join(sorted(pools)) or "none: add a pool with purpose train"),
+                remedy=f"choose from {', '.join(pools)}" if pools else "add one with purpose train under `pools:`",
             )
-    objective = resolve_objective(file, open_ledger(ledger, must_exist=True), open_blobs(blobs)).objective
+    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs, must_exist=True)
+    objective = resolve_objective(file, store, kept).objective
     run = run_name(objective)
     settings = RayJobSettings(image=image, objective_config_map=run, namespace=namespace)
-    job = make(run, [NodePool.from_values(pools[name]) for name in names], settings)
+    try:
+        chosen = [NodePool.from_values(pools[name]) for name in names]
+    except (KeyError, TypeError) as error:
+        raise PlumblineError(
+            f"a pool in {values} is not complete: {first_fault(error)} is missing or of another kind",
+            consequence="no manifest was written",
+            remedy="write every pool as the chart's values.yaml describes it",
+        ) from error
+    job = make(run, chosen, settings)
     click.echo(yaml.safe_dump_all([objective_config_map(objective, settings), job], sort_keys=False).rstrip())

@@ -1,38 +1,52 @@
 """Long-running services: the predictor, the shadow router and worker, the collector. Each stops on SIGTERM."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from plumbline.cli.options import open_ledger, stores, tenant_key
+from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, read_text, stores, tenant_key
+
+
+def base_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A URL that requests can be sent to. Found out at the first request, the fault would be a user's."""
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{value!r} is no http:// or https:// URL")
+    return value
 
 
 @click.command()
 @click.argument("policy")
 @click.option("--name", help="Model name in requests (default: the directory's).")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8080, show_default=True)
+@click.option("--port", type=PORT, default=8080, show_default=True)
 @click.option("--leg", type=click.Choice(["reference", "aligned"]), help="Label of its metrics.")
 def serve(policy: str, name: str | None, host: str, port: int, leg: str | None) -> None:
     """Serve POLICY with KServe's Python server, OpenAI-compatible at /openai/v1, streaming too."""
-    from plumbline.serving.predictor import main
+    from plumbline.policies.files import resolve
+    from plumbline.serving.predictor import read_policies
+    from plumbline.serving.predictor import serve as run
+    from plumbline.sockets import listen
 
-    arguments = ["--policy", policy, "--host", host, "--port", str(port)]
-    arguments += ["--name", name] if name else []
-    arguments += ["--leg", leg] if leg else []
-    main(arguments)
+    policies = read_policies([policy], name)
+    resolve(policy.rpartition("=")[2])
+    bound = listen(host, port)
+    url = f"http://{host}:{bound.getsockname()[1]}/openai/v1"
+    click.echo(f"serving {', '.join(policies)} at {url} (once loaded); Ctrl-C stops it", err=True)
+    run(policies, bound, leg=leg)
 
 
 @click.command()
-@click.option("--reference", required=True, help="URL of the reference, ending in /v1.")
-@click.option("--aligned", help="URL of the aligned policy; without it only the router runs.")
+@click.option("--reference", required=True, callback=base_url, help="URL of the reference, ending in /v1.")
+@click.option("--aligned", callback=base_url, help="URL of the aligned policy; without it only the router runs.")
 @click.option("--experiment", required=True, help="Name of the experiment, or a JSON file that describes it.")
 @click.option("--spool", type=click.Path(path_type=Path), required=True, help="Directory of the spool.")
 @click.option("--salt", envvar="PLUMBLINE_EXPERIMENT_SALT", help="Salt of the session sample (default: the name).")
-@click.option("--share", default=1.0, show_default=True, help="Share of sessions to pair.")
+@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of sessions to pair.")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8080, show_default=True)
+@click.option("--port", type=PORT, default=8080, show_default=True)
 @stores
 def router(
     reference: str,
@@ -47,6 +61,9 @@ def router(
     blobs: Path,
 ) -> None:
     """Answer users from the reference; record what consenting users asked, for the aligned policy to answer too."""
+    from pydantic import ValidationError
+
+    from plumbline.errors import PlumblineError
     from plumbline.shadow import Experiment, read_experiment
     from plumbline.shadow.experiment import ShadowRun
 
@@ -54,53 +71,96 @@ def router(
     if described.is_file():
         settings = read_experiment(described)
     else:
-        settings = Experiment(name=experiment, salt=salt or experiment, share=share)
+        try:
+            settings = Experiment(name=experiment, salt=salt or experiment, share=share)
+        except ValidationError as error:
+            raise PlumblineError(
+                f"{experiment!r} is no experiment: {first_fault(error)}",
+                consequence="no router was started",
+                remedy="name it with letters, digits, dot, dash and underscore, or name a JSON file that exists",
+            ) from error
     run = ShadowRun(settings, reference, aligned, spool, consent=consent_for_evaluation(ledger), host=host, port=port)
+    click.echo(f"experiment {settings.name}: users ask {run.openai_url}; Ctrl-C stops it", err=True)
     run.serve()
 
 
 @click.command("shadow-worker")
-@click.option("--spool", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--aligned", required=True, help="URL of the aligned policy, ending in /v1.")
-@click.option("--concurrency", default=8, show_default=True)
+@click.option("--spool", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--aligned", required=True, callback=base_url, help="URL of the aligned policy, ending in /v1.")
+@click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time.")
+@click.option("--follow", is_flag=True, help="Stay beside a running router: wait for more until SIGTERM or Ctrl-C.")
 @stores
-def shadow_worker(spool: Path, aligned: str, concurrency: int, ledger: Path, blobs: Path) -> None:
-    """Ask the aligned policy everything that waits in the spool, then stop."""
+def shadow_worker(spool: Path, aligned: str, concurrency: int, follow: bool, ledger: Path, blobs: Path) -> None:
+    """Ask the aligned policy everything that waits in the spool, then stop (or, with --follow, wait for more).
+
+    The ledger must be there: a record whose person does not consent is shed and its content erased.
+    """
     from plumbline.shadow import Spool, replay
 
-    store = Spool.existing(spool)
-    replay(store, aligned, consent=consent_for_evaluation(ledger), concurrency=concurrency)
-    counts = store.counts()
-    click.echo(f"spooled {counts.spooled} = paired {counts.paired} + pending {counts.pending} + shed {counts.shed}")
+    consent = consent_for_evaluation(ledger, must_exist=True)
+    with contextlib.closing(Spool.existing(spool)) as store:
+        replay(store, aligned, consent=consent, concurrency=concurrency, follow=follow)
+        counts = store.counts()
+    shed = " + ".join(f"{n} shed: {reason}" for reason, n in sorted(counts.shed.items())) or "0 shed"
+    click.echo(f"{counts.spooled} spooled = {counts.paired} paired + {counts.pending} pending + {shed}")
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8090, show_default=True)
+@click.option("--port", type=PORT, default=8090, show_default=True)
 @click.option(
     "--sources", type=click.Path(path_type=Path), envvar="PLUMBLINE_SOURCES", help="JSON file: source -> token."
 )
 @stores
 def collector(host: str, port: int, sources: Path | None, ledger: Path, blobs: Path) -> None:
     """Receive feedback events (CloudEvents) and consent over HTTP; answers 202 once an event is durable."""
+    import signal
+    import threading
+
+    from plumbline.feedback import CollectorConfig, start_collector
+
+    tokens = read_sources(sources)
+    store = open_ledger(ledger)
+    running = start_collector(
+        store, tenant_key(ledger, store, create=True), CollectorConfig(tokens), host=host, port=port
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    click.echo(f"taking events of {', '.join(sorted(tokens))} at {running.url}; Ctrl-C stops it", err=True)
+    stop.wait()
+    running.stop()
+    store.close()
+
+
+def read_sources(file: Path | None) -> dict[str, str]:
+    """Who may post, and by which token. The tokens are secrets: no message repeats them."""
     import json
 
     from plumbline.errors import PlumblineError
-    from plumbline.feedback import CollectorConfig, run_collector
 
-    if sources is None or not sources.is_file():
+    consequence = "the collector was not started"
+    remedy = 'pass --sources FILE with {"SOURCE": "TOKEN"} (mounted from a secret), tokens of 16 characters or more'
+    if file is None:
         raise PlumblineError(
-            "no sources are named, so nobody could post events",
-            consequence="the collector was not started",
-            remedy='pass --sources FILE with {"SOURCE": "TOKEN"} (mounted from a secret), mode 0600',
+            "no sources are named, so nobody could post events", consequence=consequence, remedy=remedy
         )
-    tokens = json.loads(sources.read_text("utf-8"))
-    run_collector(open_ledger(ledger), tenant_key(ledger), CollectorConfig(tokens), host=host, port=port)
+    try:
+        read: Any = json.loads(read_text(file, "a sources file", consequence=consequence))
+    except ValueError as error:
+        raise PlumblineError(f"{file} is not JSON", consequence=consequence, remedy=remedy) from error
+    if not isinstance(read, dict) or not read or not all(isinstance(t, str) and len(t) >= 16 for t in read.values()):
+        raise PlumblineError(
+            f"{file} does not give every source a token of 16 characters or more",
+            consequence=consequence,
+            remedy=remedy,
+        )
+    return read
 
 
-def consent_for_evaluation(ledger: Path) -> Callable[[str], bool]:
+def consent_for_evaluation(ledger: Path, *, must_exist: bool = False) -> Callable[[str], bool]:
     """The router's consent check: default deny, by the ledger, for the purpose `evaluation`."""
-    store = open_ledger(ledger)
+    store = open_ledger(ledger, must_exist=must_exist)
 
     def consents(subject: str) -> bool:
         at = store.consent.head().sequence

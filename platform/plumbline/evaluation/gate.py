@@ -8,6 +8,8 @@
 "All areas must pass" is an intersection-union test: each metric at alpha, no correction. Saying *which slice* lost is
 a union, so a slice is named only where Holm's correction still proves its loss (computed with the report).
 
+A failure pressure whose alarm blocks withholds a pass as well; beside a proven regression it adds nothing.
+
 Being no worse than the reference is not enough where the measurement itself is empty: a policy that refuses
 everything, abstains on everything, babbles or never changes its mind is a no-model baseline, and its PASS is
 withheld (`Metric.limit`), even against a reference that does the same.
@@ -58,6 +60,10 @@ def decide(
         errors += [f"against the last released policy: {error}" for error in _report_errors(last_released, rubric)]
         areas += _verdicts(last_released, rubric, suffix=RELEASED)
     verdicts = {area.verdict for area in areas} | ({Verdict.ERROR} if errors or not areas else set())
+    blocking = [pressure for pressure in report.pressures if pressure.alarm and pressure.blocking]
+    if blocking and not verdicts & {Verdict.ERROR, Verdict.REGRESSED}:
+        errors += [f"the monitor of {pressure.pressure} blocks: {pressure.explanation}" for pressure in blocking]
+        verdicts.add(Verdict.ERROR)
     return GateDecision(
         reference=report.reference,
         aligned=report.aligned,

@@ -11,10 +11,9 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from plumbline.evaluation import Answers, Observations, answer_suite, compare, decide
 from plumbline.evaluation.judges import ClosedFormJudge
@@ -27,20 +26,17 @@ from plumbline.policies.files import describe, manifest_of, resolve, write_manif
 from plumbline.reconcile import candidate as candidates
 from plumbline.reconcile.candidate import CandidateObservation
 from plumbline.reconcile.line import DATASET, REPLAY, DataLine, summary
+from plumbline.reconcile.loop_result import Candidate, LoopResult, LoopSettings, Teller
 from plumbline.reconcile.people import People
 from plumbline.reconcile.workspace import StageLine, Workspace
 from plumbline.records import (
     Adapter,
-    DatasetDiff,
-    DatasetManifest,
     DecoderSettings,
     EvaluationReport,
     GateDecision,
     Objective,
     PolicyManifest,
     Record,
-    ReleaseEntry,
-    Rubric,
     ShadowSummary,
     Suite,
     TrainingRecord,
@@ -55,70 +51,6 @@ JUDGE = ClosedFormJudge("micro-world", language.REFUSAL_FORMS, language.ABSTENTI
 CANDIDATES: dict[str, SftRecipe] = {"aligned-1": FIRST, "aligned-2": SECOND}
 FIRST_NAME, SECOND_NAME = CANDIDATES
 R = TypeVar("R", bound=Record)
-
-
-class Teller(Protocol):
-    """Who follows the loop: a terminal with progress bars, a log, or nobody."""
-
-    def stage(self, name: str, text: str) -> None: ...
-
-    def progress(self, done: float, total: float, note: str) -> None: ...
-
-    def done(self, line: StageLine, text: str) -> None: ...
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """`reference`: a policy directory or hub id instead of the micro-world's own. `cache` keeps trained references."""
-
-    seed: int = 11
-    reference: str | None = None
-    adapter: Literal["none", "lora"] = "none"
-    workers: int = 1
-    requests: int = 1000
-    cache: Path = Path(".cache")
-    code: str = ""
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """What makes two loops the same run. The cache and the number of workers change time, not results."""
-        return {
-            "loop": "plumbline.dev/loop/v1",
-            "seed": self.seed,
-            "reference": self.reference or ReferenceRecipe().digest,
-            "adapter": self.adapter,
-            "requests": self.requests,
-            "code": self.code,
-        }
-
-
-@dataclass
-class Candidate:
-    """What is known of one aligned policy when its story is over."""
-
-    name: str
-    manifest: PolicyManifest
-    objective: Objective
-    record: TrainingRecord
-    report: EvaluationReport
-    decision: GateDecision
-    shadow: ShadowSummary
-    agrees: str
-    released: bool
-
-
-@dataclass
-class LoopResult:
-    """All that the report is made from."""
-
-    settings: LoopSettings
-    rubric: Rubric
-    reference: PolicyManifest
-    candidates: list[Candidate]
-    versions: list[DatasetManifest]
-    difference: DatasetDiff
-    releases: list[ReleaseEntry]
-    lines: list[StageLine]
 
 
 class LocalLoop:
@@ -236,6 +168,8 @@ class LocalLoop:
         """Bring a candidate to its end by doing what `candidate.reconcile` says until it says Done."""
         data = load_version(self.ledger, self.blobs, DATASET, version)
         objective = self._objective(name, data, reference)
+        for line in [line for line in self.work.lines.values() if line.name.startswith(f"{name}/")]:
+            self.tell.done(line, str(line.result.get("text", "")))
         while True:
             seen = self._observe(name, data.digest)
             match candidates.reconcile(seen):

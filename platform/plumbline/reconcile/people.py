@@ -176,7 +176,9 @@ class People:
         return judge
 
     def pairs(self, name: str) -> list[Pair]:
-        return read_pairs(self.out / "shadow" / name / "spool")
+        """The pairs of a visit by request, so that the order in which sixteen users at once arrived changes nothing."""
+        found = read_pairs(self.out / "shadow" / name / "spool")
+        return sorted(found, key=lambda pair: pair.spooled.request)
 
     def labels(self, name: str, n: int, most: int = 120) -> list[ReviewLabel]:
         """Two reviewers' labels on the aligned answers of a visit, by rubric rule; the second slips now and then."""

@@ -66,6 +66,12 @@ class KlTerm(Record):
     weight: float = Field(default=0.0, ge=0)
     slices: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _applies_somewhere(self) -> "KlTerm":
+        if (self.weight > 0) != bool(self.slices):
+            raise ValueError("kl.weight and kl.slices go together: name the slices that the term is for")
+        return self
+
 
 class CheckpointChoice(Record):
     """How the exported weights are picked: the last step's, or the best mean validation loss seen at

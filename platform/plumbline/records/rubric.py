@@ -1,30 +1,11 @@
 """The rubric: the policy text people can be held to, with the margin each behaviour area is gated by."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from plumbline.records.base import Record
 
-AREAS: tuple[str, ...] = (
-    "helpfulness",
-    "honesty",
-    "harmlessness",
-    "style_control",
-    "sycophancy",
-    "imitation_ceiling",
-    "hallucination",
-    "over_refusal",
-    "catastrophic_forgetting",
-    "distribution_mismatch",
-)
-PRESSURES: tuple[str, ...] = (
-    "proxy_reward",
-    "refusal_shortcut",
-    "template_overfit",
-    "policy_ambiguity",
-    "feedback_drift",
-)
 Area = Literal[
     "helpfulness",
     "honesty",
@@ -37,6 +18,8 @@ Area = Literal[
     "catastrophic_forgetting",
     "distribution_mismatch",
 ]
+AREAS: tuple[str, ...] = get_args(Area)
+PRESSURES = ("proxy_reward", "refusal_shortcut", "template_overfit", "policy_ambiguity", "feedback_drift")
 
 
 class Rule(Record):

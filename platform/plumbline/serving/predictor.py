@@ -48,7 +48,7 @@ from plumbline.records import Conversation, DecoderSettings, Message, PolicyMani
 from plumbline.serving import openai_api as wire
 from plumbline.serving.batcher import Batcher, Overloaded
 from plumbline.serving.kserve_sdk import FASTAPI_APP_IMPORT_STRING, Model, ModelServer, RESTServer, app
-from plumbline.serving.process import listen
+from plumbline.sockets import listen
 
 MAX_BODY = 1 << 20
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")

@@ -10,7 +10,6 @@ Without `--aligned` only the router runs; a worker elsewhere, or later, drains t
 
 import asyncio
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from plumbline.shadow.router import Router
 from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Accounting, Spool
 from plumbline.shadow.worker import Judge, Worker
+from plumbline.sockets import listen
 
 
 class ShadowRun:
@@ -61,7 +61,7 @@ class ShadowRun:
                 deadline_s=deadline_s,
             )
         self.metrics.registry.register(Accounting(self.spool))
-        self._bound = _listen(host, port)
+        self._bound = listen(host, port)
         self.host, self.port = host, int(self._bound.getsockname()[1])
         config = uvicorn.Config(
             self.router,
@@ -224,18 +224,3 @@ def replay(
             await worker.run(stop, until_empty=True, unreachable_s=unreachable_s)
 
     asyncio.run(work())
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except (OSError, OverflowError) as error:
-        bound.close()
-        raise PlumblineError(
-            f"port {port} on {host} cannot be taken: {getattr(error, 'strerror', None) or error}",
-            consequence="no router was started",
-            remedy="stop what listens there, or choose another --port (0 takes any free one)",
-        ) from error
-    return bound

@@ -122,7 +122,7 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
         sums = Sums(weight=weight)
         for rows in micro_batches(batch[runner.rank :: runner.world], lengths, objective.micro_batch_examples):
             micro = collate(store, rows, example_weights, objective.kl, runner.device)
-            loss, part = weighted_loss(model, micro, objective.kl, trainee.reference)
+            loss, part = weighted_loss(model, micro, objective.kl, trainee.reference, objective.precision)
             if part.tokens and weight:
                 (loss / weight).backward()  # type: ignore[no-untyped-call]
             sums.loss, sums.kl, sums.tokens = sums.loss + part.loss, sums.kl + part.kl, sums.tokens + part.tokens
@@ -219,7 +219,7 @@ def validation_loss(
     with torch.no_grad():
         for rows in micro_batches(indices, store.lengths, 64):
             micro = collate(store, rows, example_weights, job.objective.kl, device)
-            _, sums = weighted_loss(model, micro, job.objective.kl, None)
+            _, sums = weighted_loss(model, micro, job.objective.kl, None, job.objective.precision)
             total, weight = total + sums.loss, weight + sums.weight
     model.train()
     return total / weight if weight else 0.0

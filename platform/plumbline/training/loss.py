@@ -8,7 +8,7 @@ no mean of means to get wrong (transformers#34191, verl PR#3332). Only supervise
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from plumbline.records import KlTerm
 from plumbline.training.prepare import TokenStore
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass
@@ -79,16 +81,18 @@ def collate(
     )
 
 
-def weighted_loss(model: Any, batch: MicroBatch, kl: KlTerm, reference: Any | None) -> tuple[torch.Tensor, Sums]:
+def weighted_loss(
+    model: Any, batch: MicroBatch, kl: KlTerm, reference: Any | None, precision: Precision = "float32"
+) -> tuple[torch.Tensor, Sums]:
     """Un-normalised loss of a micro-batch (divide by W) and its sums. Nothing supervised gives an exact zero."""
-    logits = supervised_logits(model, batch)
+    logits = supervised_logits(model, batch, precision)
     labels = batch.ids[:, 1:][batch.targets]
     nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     loss = (nll * batch.weights).sum()
     sums = Sums(float(loss.detach()), 0.0, float(batch.weights.sum()), int(labels.numel()))
     if kl.weight and reference is not None and bool(batch.kl.any()):
         with torch.no_grad():
-            wanted = torch.log_softmax(supervised_logits(reference, batch)[batch.kl], -1)
+            wanted = torch.log_softmax(supervised_logits(reference, batch, precision)[batch.kl], -1)
         seen = torch.log_softmax(logits[batch.kl], -1)
         divergence = (wanted.exp() * (wanted - seen)).sum()
         sums.kl = float(divergence.detach())
@@ -96,7 +100,10 @@ def weighted_loss(model: Any, batch: MicroBatch, kl: KlTerm, reference: Any | No
     return loss, sums
 
 
-def supervised_logits(model: Any, batch: MicroBatch) -> torch.Tensor:
-    """float32 logits [supervised, vocabulary] at the positions that predict a supervised token."""
-    hidden = model.base_model(batch.ids, use_cache=False).last_hidden_state[:, :-1][batch.targets]
-    return model.get_output_embeddings()(hidden).float()  # type: ignore[no-any-return]
+def supervised_logits(model: Any, batch: MicroBatch, precision: Precision = "float32") -> torch.Tensor:
+    """float32 logits [supervised, vocabulary] at the positions that predict a supervised token. In bfloat16 the
+    matrix products are autocast; parameters, optimiser and loss stay float32."""
+    with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        hidden = model.base_model(batch.ids, use_cache=False).last_hidden_state[:, :-1][batch.targets]
+        logits = model.get_output_embeddings()(hidden)
+    return logits.float()  # type: ignore[no-any-return]
