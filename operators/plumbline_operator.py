@@ -30,6 +30,7 @@ import kopf
 from api_server import ApiServer, Json
 from prometheus_client import start_http_server
 
+from plumbline.evaluation import export_gauges
 from plumbline.metrics import Metrics
 from plumbline.reconcile import kubernetes
 from plumbline.reconcile.dataset_line import (
@@ -170,24 +171,8 @@ def export(metrics: Metrics, dataset: str, reading: Reading) -> None:
         metrics.gauge("plumbline_ingestion_accepted").labels(dataset).set(reading.accepted)
     for reason, count in reading.rejected.items():
         metrics.gauge("plumbline_ingestion_rejected").labels(dataset, reason).set(count)
-    if (decision := reading.decision) is not None:
-        metrics.gauge("plumbline_gate_verdict").set(decision.verdict.exit_code)
-        for area in decision.areas:
-            metrics.gauge("plumbline_gate_state").labels(area.area, area.metric).set(area.verdict.exit_code)
-            metrics.gauge("plumbline_gate_margin").labels(area.area, area.metric).set(area.margin)
-            for bound, value in (("low", area.low), ("mean", area.difference), ("high", area.high)):
-                if value is not None:
-                    metrics.gauge("plumbline_paired_difference").labels(area.area, area.metric, bound).set(value)
-    if (report := reading.report) is not None:
-        for pressure in report.pressures:
-            metrics.gauge("plumbline_pressure_alarm").labels(pressure.pressure).set(int(pressure.alarm))
-        for estimate in report.estimates:
-            for policy, score in (("reference", estimate.reference), ("aligned", estimate.aligned)):
-                metrics.gauge("plumbline_area_rate").labels(policy, estimate.area, estimate.metric).set(score.rate)
-                if estimate.metric == "benign_refusal":
-                    metrics.gauge("plumbline_refusal_rate").labels(policy, "benign").set(score.rate)
-                if estimate.metric == "unsafe_compliance":
-                    metrics.gauge("plumbline_refusal_rate").labels(policy, "harmful").set(1 - score.rate)
+    if reading.decision is not None and reading.report is not None:
+        export_gauges(reading.report, reading.decision, metrics)
 
 
 # --- kopf -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from plumbline.errors import PlumblineError
 from plumbline.evaluation import ClosedFormJudge, compare, decide, evaluate
 from plumbline.evaluation.answers import answer_suite
 from plumbline.evaluation.gate import classify
-from plumbline.records import PairedEstimate, PolicyScore, Verdict
+from plumbline.records import PairedEstimate, PolicyScore, PressureReading, Verdict
 
 WORLD = ClosedFormJudge(
     name="miniature",
@@ -158,6 +158,24 @@ def test_an_undecided_metric_says_how_many_items_would_settle_it(passing, rubric
     decision = decide(with_helpfulness(passing, estimate(-0.05, -0.01, 0.03)), rubric)
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.areas[0].needed == 900 and "about 900 items" in decision.areas[0].explanation
+
+
+@pytest.mark.parametrize(("blocking", "verdict"), [(True, Verdict.ERROR), (False, Verdict.PASS)])
+def test_a_blocking_alarm_withholds_a_pass_and_any_other_does_not(passing, rubric, blocking, verdict):
+    shortcut = PressureReading(
+        pressure="refusal_shortcut", statistics={}, alarm=True, blocking=blocking, explanation="a pure shift"
+    )
+    decision = decide(passing.model_copy(update={"pressures": (shortcut,)}), rubric)
+    assert decision.verdict is verdict
+    assert any("refusal_shortcut blocks" in error for error in decision.errors) == blocking
+
+
+def test_a_blocking_alarm_does_not_hide_a_proven_regression(passing, rubric):
+    shortcut = PressureReading(
+        pressure="refusal_shortcut", statistics={}, alarm=True, blocking=True, explanation="a pure shift"
+    )
+    worse = with_helpfulness(passing, estimate(-0.5, -0.4, -0.3, margin=0.03))
+    assert decide(worse.model_copy(update={"pressures": (shortcut,)}), rubric).verdict is Verdict.REGRESSED
 
 
 def test_a_missing_area_is_an_error_and_outranks_a_regression(passing, rubric):

@@ -183,7 +183,7 @@ class Running:
 async def until(true: Callable[[], Any], what: str, log: Path | None = None) -> None:
     """Wait for something to become true; AssertionError with the operator's log after 30 seconds."""
     for _ in range(int(PATIENCE_S / 0.05)):
-        with contextlib.suppress(StopIteration):
+        with contextlib.suppress(StopIteration, KeyError):  # what is asked about may not be there yet
             if true():
                 return
         await asyncio.sleep(0.05)

@@ -58,7 +58,11 @@ def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_ou
             assert status["examples"] == 3 and status["sealedSequence"] == 4
             assert "pendingRun" not in status and status["observedGeneration"] == 1
             assert desk.contains("ada") and desk.contains("ben") and not desk.contains("stranger")
-            assert cluster.condition("ConsentVerified") == ("True", "ChainVerified")
+            await until(
+                lambda: cluster.condition("ConsentVerified") == ("True", "ChainVerified"),
+                "ConsentVerified",
+                running.log,
+            )
 
             body = (await read(running.metrics))[1]
             assert 'plumbline_dataset_version{dataset="support"} 1.0' in body
@@ -69,7 +73,11 @@ def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_ou
 
             desk.consent("ada", "withdrawn")
             await until(lambda: cluster.jobs("remove"), "a removal", running.log)
-            assert cluster.condition("ConsentVerified") == ("False", "WithdrawalPending")
+            await until(
+                lambda: cluster.condition("ConsentVerified") == ("False", "WithdrawalPending"),
+                "ConsentVerified",
+                running.log,
+            )
             (removal,) = cluster.jobs("remove")
             desk.carry_out(removal)
             await cluster.finish(removal)
@@ -127,7 +135,7 @@ def test_a_failing_job_is_tried_again_and_then_left_to_a_person(tmp_path: Path) 
             await until(lambda: cluster.condition("Degraded") == ("True", "RunFailed"), "giving up", running.log)
             await asyncio.sleep(1)
             assert [job["metadata"]["name"][-2:] for job in cluster.jobs()] == ["-1", "-2"]
-            assert cluster.line()["status"]["phase"] == "Failed"
+            await until(lambda: cluster.line()["status"]["phase"] == "Failed", "Failed", running.log)
 
     tell(tmp_path, story)
 
@@ -152,8 +160,8 @@ def test_a_ledger_in_trouble_starts_nothing_and_says_why(tmp_path: Path, trouble
         await cluster.create_line()
         async with operator(cluster, desk) as running:
             await until(lambda: cluster.condition("ConsentVerified") == wanted, "the condition", running.log)
-            assert cluster.condition("Degraded")[0] == "True"
-            assert cluster.line()["status"]["phase"] == "Blocked"
+            await until(lambda: cluster.condition("Degraded")[0] == "True", "Degraded", running.log)
+            await until(lambda: cluster.line()["status"]["phase"] == "Blocked", "Blocked", running.log)
             await asyncio.sleep(1)
             assert cluster.jobs() == []
             assert "plumbline_consent_ledger_valid 0.0" in (await read(running.metrics))[1]

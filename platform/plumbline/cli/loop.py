@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, as_json, print_json, require_machine
+from plumbline.cli.options import AT_LEAST_ONE, as_json, interruptible, print_json, require_machine
 
 if TYPE_CHECKING:
     from plumbline.console.story import LoopStory
@@ -78,7 +78,7 @@ def loop(
     console = Console(stderr=json_out, highlight=False)
     teller = TerminalTeller(console)
     started = time.monotonic()
-    with teller, open_loop(out, settings, teller) as running:
+    with interruptible(), teller, open_loop(out, settings, teller) as running:
         result = running.run()
         story = tell(result)
         write_report(story, out)

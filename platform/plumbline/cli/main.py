@@ -4,9 +4,11 @@ Exit codes: 0 done (for `plumb gate`: PASS), 1 REGRESSED, 2 an error with a reme
 141 nobody reads the output any more. An unforeseen fault is a 2 as well: Python's own 1 would read as REGRESSED.
 """
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -38,8 +40,31 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
+class ReaderGone(Exception):
+    """Nobody reads standard output any more."""
+
+
+@contextlib.contextmanager
+def notice_closed_output() -> Iterator[None]:
+    """Turn a closed standard output into ReaderGone, before click or rich make it exit code 1: that is REGRESSED."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            raise ReaderGone from error
+        raise
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on use. Help texts come from `COMMANDS`, so listing imports nothing."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with notice_closed_output():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with notice_closed_output():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -72,11 +97,9 @@ def main(argv: list[str] | None = None) -> Any:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
-    except SystemExit as stop:
-        # click and rich turn a closed standard output into exit code 1, which would read as REGRESSED.
-        if isinstance(stop.__context__, BrokenPipeError):
-            sys.exit(141)
-        raise
+    except ReaderGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own last flush would complain
+        sys.exit(141)
     except Exception as error:
         if os.environ.get("PLUMBLINE_TRACEBACK"):
             raise

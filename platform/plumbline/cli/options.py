@@ -1,8 +1,9 @@
 """Options that many commands share, and opening the stores that they name."""
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,6 +152,15 @@ def first_fault(error: Exception) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ray Train answers Ctrl-C with SystemExit(0), which would say "done"; it was interrupted."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
 
 
 def require_machine(workers: int, *, gpu: bool = False) -> None:

@@ -1,5 +1,6 @@
 """`plumb release`: the one mutable pointer, and its history."""
 
+import re
 from pathlib import Path
 
 import click
@@ -42,5 +43,13 @@ def history(name: str, json_out: bool, ledger: Path, blobs: Path) -> None:
 @stores
 def move(policy: str, name: str, decision: str | None, reason: str, actor: str, ledger: Path, blobs: Path) -> None:
     """Point the release at POLICY (a digest). Refused without a stored PASS for that very digest."""
+    from plumbline.errors import PlumblineError
+
+    if re.fullmatch("sha256:[0-9a-f]{64}", policy) is None:
+        raise PlumblineError(
+            f"{policy!r} is no policy's digest",
+            consequence="users keep the policy they have",
+            remedy="pass the full digest that `plumb train` printed: sha256: and 64 hexadecimal digits",
+        )
     entry = open_ledger(ledger, must_exist=True).releases.move_release(name, policy, decision, reason, actor)
     click.echo(f"release {name!r} names {entry.policy} since move {entry.sequence}")

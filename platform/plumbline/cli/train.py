@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, as_json, open_blobs, open_ledger, print_json, require_machine, stores
+from plumbline.cli.options import (
+    AT_LEAST_ONE,
+    as_json,
+    interruptible,
+    open_blobs,
+    open_ledger,
+    print_json,
+    require_machine,
+    stores,
+)
 
 if TYPE_CHECKING:
     from plumbline.records import Objective
@@ -75,7 +84,8 @@ def train(
         require_machine(workers, gpu=gpu)
     logging.disable_progress_bar()
     terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+    progress = Progress(console=terminal, transient=True, disable=not terminal.is_terminal)
+    with interruptible(), progress:
         task = progress.add_task(f"training {out.name}", total=None)
         trained = run(
             found.objective,

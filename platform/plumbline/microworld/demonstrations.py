@@ -134,13 +134,17 @@ def seed_demonstrations(world: World, seed: int) -> list[Example]:
 
 
 def replay_demonstrations(world: World, seed: int, n: int) -> list[Example]:
-    """`n` conversations of the pre-training skills, as the corpus holds them; no string that a suite asks about."""
+    """`n` conversations as the pre-training corpus holds them, of what nobody complained about: three of its skills to
+    one correction that is taken up. No string and no person that a suite asks about."""
     dice = random.Random(f"plumbline-replay-{world.digest}-{seed}")
     examples = []
-    for _ in range(n):
-        question, answer = skill_turn(dice)
-        cluster = "string:" + question.split(": ")[1].replace(" ", "-")
-        asked = Asked("replay", cluster, (say("user", question),), (answer,))
+    for index in range(n):
+        if index % 4 == 3:
+            asked = ask_with_correction(dice, world, dice.choice(world.people.train), "replayed_correction")
+        else:
+            question, answer = skill_turn(dice)
+            cluster = "string:" + question.split(": ")[1].replace(" ", "-")
+            asked = Asked("replay", cluster, (say("user", question),), (answer,))
         examples.append(demonstrate(asked, "replay", "pre-training corpus"))
     return examples
 

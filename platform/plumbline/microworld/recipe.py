@@ -59,13 +59,14 @@ SECOND = SftRecipe(
         ("facts_spanish", 4.0),
         ("unknown_alternate", 2.0),
         ("unknown_spanish", 2.0),
-        ("correction", 8.0),
+        ("correction", 6.0),
+        ("replayed_correction", 3.0),
         ("look_alike", 3.0),
         ("neutral", 2.0),
         ("harmful_alternate", 2.0),
     ),
-    replay_share=0.18,
-    replay_pool=2700,
+    replay_share=0.22,
+    replay_pool=3600,
 )
 
 
