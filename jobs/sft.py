@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         manifest = run(options.objective, options.run_name, options.storage)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray Train answers Ctrl-C with SystemExit(0)
         print("sft: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:

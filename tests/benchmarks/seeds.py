@@ -1,6 +1,6 @@
 """Ten fresh seeds of the loop: does the first gate refuse, does the second pass, on each?
 
-The default seed 11 is among them. World, sizes, data and training were chosen on other seeds (0 to 9). `--quick` runs
+The default seed 21 is among them. World, sizes, data and training were chosen on other seeds (0 to 9). `--quick` runs
 two of those instead. Figures are printed, nothing is asserted.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from measuring import PLUMB, measure, options, show, target
 
-FRESH, VALIDATION = range(11, 21), (0, 1)
+FRESH, VALIDATION = range(21, 31), (0, 1)
 
 
 def row(seed: int, out: Path, cache: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/loop"), show_default=True)
-@click.option("--seed", default=11, show_default=True, help="Drives world, reference, data order and traffic.")
+@click.option("--seed", default=21, show_default=True, help="Drives world, reference, data order and traffic.")
 @click.option("--reference", help="A Hugging Face causal LM (directory or id) instead of the tiny one trained here.")
 @click.option("--adapter", type=click.Choice(["none", "lora"]), default="none", show_default=True)
 @click.option(

@@ -160,6 +160,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's, for a reader that left
+            raise
         raise KeyboardInterrupt from stop
 
 

@@ -4,8 +4,11 @@ The two runs differ in their data and in nothing that would explain the differen
 epochs, schedule and frozen embeddings. `FIRST` sees the naive seed examples; `SECOND` sees those, what feedback
 added, weights on the slices that feedback brought (there are few of them), and replay of pre-training skills.
 
-Chosen on validation seeds 0..9 only; the default seed is 11 and the fresh seeds are 11..20, which nobody ran while
-choosing. What mattered, in order (tables: the issue's closing note):
+Chosen on validation seeds 0..9 only. The default seed is 21 and the fresh seeds are 21..30, fixed before any of them
+was run; 11 and 12 were run under an earlier recipe, whose second policy missed the margin on corrections on one of
+them, and are not counted.
+
+What mattered, in order:
 
 1. Absent questions answered at random in pre-training (corpus.py): facts and abstentions both near 100 % after
    fine-tuning, where without it one of the two fell to between 50 and 90 %.
@@ -19,6 +22,8 @@ choosing. What mattered, in order (tables: the issue's closing note):
 6. Muon in pre-training: the same lookup accuracy in about half of AdamW's steps.
 7. Weights towards facts in the phrasings that only feedback brings, and towards corrections and away from wrong
    opinions: the failures left were over-abstention there, and answering a correction with the old value.
+8. Corrections in the replay pool: what the reference takes up and no seed example shows is forgotten like a skill.
+   Uptake on validation seeds 2 and 4 rose from 98.2 and 98.5 % to that of the reference.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +32,7 @@ from importlib.resources import files
 
 from plumbline.records import CheckpointChoice, Optimiser, Rubric
 
-DEFAULT_SEED = 11
+DEFAULT_SEED = 21
 
 
 @dataclass(frozen=True)
