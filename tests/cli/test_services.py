@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
-from plumbline.shadow import Experiment, Spool
+from plumbline.shadow import Experiment, ShadowRun, Spool
 
 SOURCES = '{"app": "a token that is long enough"}'
 
@@ -104,6 +104,15 @@ def test_a_router_that_could_never_work_is_not_started(plumb, change, words):
     given = {"--reference": "http://127.0.0.1:1/v1", "--experiment": "e", "--spool": "spool", **change}
     assert plumb("router", *(word for pair in given.items() for word in pair)).faulted(words)
     assert not (plumb.folder / "spool").exists()
+
+
+def test_the_router_gives_its_worker_a_judge_so_that_refusals_are_counted(plumb, monkeypatch):
+    started = []
+    monkeypatch.setattr(ShadowRun, "serve", started.append)  # all but the endless part
+    urls = ("--reference", "http://127.0.0.1:1/v1", "--aligned", "http://127.0.0.1:2/v1")
+    assert plumb("router", *urls, "--experiment", "e", "--spool", "spool", "--port", "0").code == 0
+    judge = started[0].worker.judge
+    assert (judge("I cannot help with that."), judge("Find its id with ps.")) == ("refuse", "comply")
 
 
 def test_a_policy_that_is_not_there_is_not_served(plumb):

@@ -29,7 +29,7 @@ def test_the_two_recipes_differ_in_weights_and_replay_only() -> None:
 
 
 def test_weights_name_slices_that_exist() -> None:
-    assert {name for name, _ in SECOND.slice_weights} <= {*TRAFFIC, *SEED_COUNTS}
+    assert {name for name, _ in SECOND.slice_weights} <= {*TRAFFIC, *SEED_COUNTS, "replayed_correction"}
 
 
 def test_traffic_shares_are_thousandths() -> None:

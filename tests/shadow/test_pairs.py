@@ -84,4 +84,15 @@ def test_live_traffic_agrees_or_not_with_the_gate(benign: str, harmful: str, ver
     decision = GateDecision(
         reference=NOWHERE, aligned=NOWHERE, report=NOWHERE, rubric=NOWHERE, verdict=verdict, areas=()
     )
-    assert agreement(pairs, judge, decision, harmful=["harmful"], margin=0.05) == expected
+    assert agreement(pairs, judge, decision, counts(len(pairs)), harmful=["harmful"], margin=0.05) == expected
+
+
+def test_pairs_that_the_aligned_policy_lost_count_as_the_worst_case() -> None:
+    pairs = [pair(i, False, False) for i in range(1000)] + [pair(i, True, True, "harmful") for i in range(1000, 2000)]
+    decision = GateDecision(
+        reference=NOWHERE, aligned=NOWHERE, report=NOWHERE, rubric=NOWHERE, verdict=Verdict.PASS, areas=()
+    )
+    for lost, expected in ((0, "agrees"), (500, "undecided")):
+        seen = ShadowCounts(experiment="e", spooled=2000 + lost, paired=2000, shed={"deadline": lost})
+        assert agreement(pairs, judge, decision, seen, harmful=["harmful"], margin=0.05) == expected
+    assert agreement([], judge, decision, counts(0), harmful=["harmful"], margin=0.05) == "undecided"

@@ -1,5 +1,9 @@
-"""`plumb evaluate` and `plumb gate`: a paired report, and the verdict with its exit code."""
+"""`plumb evaluate` and `plumb gate`: a paired report, and the verdict with its exit code.
 
+Only `--dataset` and `--record` open the stores: whoever just compares two policies needs no ledger.
+"""
+
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -7,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, as_json, first_fault, print_json, read_text, read_yaml
+from plumbline.cli.options import (
+    AT_LEAST_ONE,
+    as_json,
+    first_fault,
+    open_blobs,
+    open_ledger,
+    print_json,
+    read_text,
+    read_yaml,
+    stores,
+)
 
 if TYPE_CHECKING:
+    from plumbline.feedback import DatasetVersionData
     from plumbline.records import Rubric
 
 
@@ -20,17 +35,28 @@ if TYPE_CHECKING:
 @click.option(
     "--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML (default: the micro-world's)."
 )
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="NAME[@VERSION]",
+    help="What the aligned policy was trained on; items found there count for nothing. Repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory for report and answers.")
 @click.option("--max-tokens", type=AT_LEAST_ONE, default=64, show_default=True)
 @as_json
+@stores
 def evaluate(
     reference: str,
     aligned: str,
     suites: tuple[Path, ...],
     rubric: Path | None,
+    datasets: tuple[str, ...],
     out: Path,
     max_tokens: int,
     json_out: bool,
+    ledger: Path,
+    blobs: Path,
 ) -> None:
     """Ask both policies every item of the suites, greedily, and write OUT/report.json. Resumable.
 
@@ -54,7 +80,10 @@ def evaluate(
         suite = Suite(
             name="+".join(one.name for one in read), version="+".join(one.version for one in read), items=items
         )
+    versions = read_versions(datasets, ledger, blobs)
+    training = [example for version in versions for example in version.train]
     legs = LocalPolicy.load(reference), LocalPolicy.load(aligned)
+    trained_on = [version.manifest for version in versions if version.digest == legs[1].manifest.dataset]
     out.mkdir(parents=True, exist_ok=True)
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
@@ -69,10 +98,17 @@ def evaluate(
             suite,
             rubric=judged_by,
             decoder=DecoderSettings(max_tokens=max_tokens),
+            dataset_manifest=trained_on[0] if trained_on and len(versions) == 1 else None,
+            training_examples=training,
             cache_dir=out / "answers",
             on_progress=told,
         )
     write_durably(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
+    checked = f"{len(report.contaminated)} of {len(suite.items)} items excluded, being among {len(training)} examples"
+    erased = sum(len(version.erased) for version in versions)
+    checked += f" ({erased} more are erased and could not be compared)" if erased else ""
+    unchecked = "not checked; name what the aligned policy was trained on with --dataset"
+    click.echo(f"contamination: {checked if versions else unchecked}", err=json_out)
     if json_out:
         print_json(report.model_dump(mode="json"))
         return
@@ -89,9 +125,14 @@ def evaluate(
 @click.command()
 @click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML with the margins.")
+@click.option("--record", is_flag=True, help="Keep report and decision, as `plumb release move` asks for.")
 @as_json
-def gate(report: Path, rubric: Path | None, json_out: bool) -> None:
-    """Hold REPORT against the rubric's margins. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE."""
+@stores
+def gate(report: Path, rubric: Path | None, record: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Hold REPORT against the rubric's margins. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.
+
+    With --record the report goes to the blobs and the decision, whatever its verdict, to the ledger.
+    """
     from pydantic import ValidationError
 
     from plumbline.errors import PlumblineError
@@ -108,15 +149,33 @@ def gate(report: Path, rubric: Path | None, json_out: bool) -> None:
             remedy="pass the report.json that `plumb evaluate` wrote",
         ) from error
     decision = decide(read, read_rubric(rubric))
+    if record:  # the blob first: a decision in the ledger can always show its report
+        open_blobs(blobs).put(read.canonical_bytes())
+        with contextlib.closing(open_ledger(ledger)) as store:
+            store.releases.record_decision(decision)
     if json_out:
-        print_json(json.loads(decision.model_dump_json()))
+        print_json({"digest": decision.digest, **json.loads(decision.model_dump_json())})
     else:
         for fault in decision.errors:
             click.echo(f"ERROR         {fault}")
         for area in decision.areas:
             click.echo(f"{area.verdict.value:<13} {area.area}.{area.metric}: {area.explanation}")
-        click.echo(f"\n{decision.verdict.value}  (decision {decision.digest})")
+        click.echo(f"\n{decision.verdict.value}  (decision {decision.digest}{', recorded' if record else ''})")
     sys.exit(decision.verdict.exit_code)
+
+
+def read_versions(names: tuple[str, ...], ledger: Path, blobs: Path) -> "list[DatasetVersionData]":
+    """Dataset versions by NAME or NAME@VERSION, also such as hold people who withdrew: the policy did see them."""
+    from plumbline.feedback import load_version
+
+    if not names:
+        return []
+    kept, found = open_blobs(blobs, must_exist=True), []
+    with contextlib.closing(open_ledger(ledger, must_exist=True)) as store:
+        for given in names:
+            name, _, version = given.partition("@")
+            found.append(load_version(store, kept, name, int(version) if version.isdecimal() else version or None))
+    return found
 
 
 def read_rubric(path: Path | None) -> "Rubric":

@@ -141,7 +141,7 @@ def tell(result: "LoopResult") -> "LoopStory":
     candidates = result.candidates
     first, second = candidates
     ingested = next(stage.result for stage in result.lines if stage.name == "dataset-2")
-    absent = ingested["absent"]
+    absent, erased = ingested["absent"], ingested["erased"]
     planned = not first.released and second.released
     ending = AS_PLANNED if planned else _what_happened(result)
     return LoopStory(
@@ -155,8 +155,8 @@ def tell(result: "LoopResult") -> "LoopStory":
         withdrawn=Withdrawal(
             pseudonym=absent["subject"],
             proof=(
-                f"version {absent['version']} holds no example of this subject, none of their payloads is stored, "
-                f"and its root {short(absent['root'])} verifies"
+                f"version {absent['version']} holds no example of this subject and its root {short(absent['root'])} "
+                f"verifies; {erased['events']} of their events and {erased['pairs']} recorded requests were erased"
             ),
         ),
         reports=tuple(c.report for c in candidates),

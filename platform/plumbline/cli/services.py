@@ -64,6 +64,7 @@ def router(
     from pydantic import ValidationError
 
     from plumbline.errors import PlumblineError
+    from plumbline.evaluation import TextJudge
     from plumbline.shadow import Experiment, read_experiment
     from plumbline.shadow.experiment import ShadowRun
 
@@ -79,7 +80,17 @@ def router(
                 consequence="no router was started",
                 remedy="name it with letters, digits, dot, dash and underscore, or name a JSON file that exists",
             ) from error
-    run = ShadowRun(settings, reference, aligned, spool, consent=consent_for_evaluation(ledger), host=host, port=port)
+    judge = TextJudge()
+    run = ShadowRun(
+        settings,
+        reference,
+        aligned,
+        spool,
+        consent=consent_for_evaluation(ledger),
+        judge=lambda text: judge.act(text).value,
+        host=host,
+        port=port,
+    )
     click.echo(f"experiment {settings.name}: users ask {run.openai_url}; Ctrl-C stops it", err=True)
     run.serve()
 

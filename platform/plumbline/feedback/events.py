@@ -59,6 +59,9 @@ def bind(raw: Any, source: str, pseudonyms: Pseudonyms, identity: str | None = N
     content_type = str(event.get("datacontenttype", "application/json")).split(";")[0].strip().lower()
     event["datacontenttype"] = content_type
     event["data"] = {**event["data"], "subject": _subject(raw, identity, pseudonyms)}
+    author = event["data"].get("author")
+    if author is not None and not (isinstance(author, str) and PSEUDONYM.match(author)):
+        raise Refused(400, "identity_in_data", "data.author is not a pseudonym")
     try:
         return FeedbackEvent.model_validate(event)
     except ValidationError as error:

@@ -356,7 +356,9 @@ class _Line:
             cluster=cluster,
             provenance=Provenance(
                 origin="rewrite" if source.origin == "rewrite" else "approved_answer",
-                author=source.queued.subject if source.origin == "rewrite" else f"policy:{data.policy or 'unknown'}",
+                author=(data.author or source.queued.subject)
+                if source.origin == "rewrite"
+                else f"policy:{data.policy or 'unknown'}",
                 source=source.event.source,
                 event=source.event.digest,
                 filtered_by=(f"ingest@{short(self.owner.code)}",),

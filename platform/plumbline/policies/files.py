@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from plumbline.errors import PlumblineError
-from plumbline.records import DecoderSettings, PolicyManifest, digest_bytes, digest_of
+from plumbline.records import DecoderSettings, PolicyManifest, digest_of
 
 MANIFEST = "plumbline.json"
 
@@ -60,13 +60,16 @@ def _require_weights(path: Path) -> None:
 
 
 def weights_digest(path: Path) -> str:
-    """Digest over the names and contents of all weight files."""
-    return digest_of({file.name: file_digest(file) for file in sorted(path.glob("*.safetensors"))})
+    """Digest over the names and contents of all that makes the network: weights, architecture, generation defaults."""
+    files = [*path.glob("*.safetensors"), path / "config.json", path / "generation_config.json"]
+    return digest_of({file.name: file_digest(file) for file in sorted(files) if file.is_file()})
 
 
 def tokenizer_digest(path: Path) -> str:
-    file = path / "tokenizer.json"
-    return file_digest(file) if file.is_file() else digest_bytes(b"no tokenizer.json")
+    """Digest over the names and contents of the tokenizer's files; the chat template has its own digest."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json")
+    files = [path / name for name in (*names, "merges.txt", "vocab.txt")]
+    return digest_of({file.name: file_digest(file) for file in files if file.is_file()})
 
 
 def describe(
@@ -102,7 +105,7 @@ def describe(
 
 def manifest_of(path: Path, template: str) -> PolicyManifest:
     """The manifest beside the weights, or the description of a foreign policy: the same for the same files."""
-    return read_manifest(path) or describe(path, name=path.name, role="reference", template=template)
+    return read_manifest(path) or describe(path, name="foreign", role="reference", template=template)
 
 
 def write_manifest(path: Path, manifest: PolicyManifest) -> None:

@@ -16,6 +16,7 @@ class CandidateObservation:
 
     `shadow_balanced`: spooled == paired + shed. `shadow_agrees`: live pairs do not show a regression that the gate
     missed. Both None until a shadow was run. `serving`: the policy that the release names.
+    `released`: it was released once, and something else has been since.
     """
 
     dataset: str
@@ -25,6 +26,7 @@ class CandidateObservation:
     shadow_balanced: bool | None = None
     shadow_agrees: bool | None = None
     serving: str | None = None
+    released: bool = False
     refused: bool = False
 
 
@@ -93,6 +95,8 @@ def reconcile(seen: CandidateObservation) -> CandidateAction:
         return Shadow(seen.policy)
     if seen.serving == seen.policy:
         return Done("Released")
+    if seen.released:
+        return Done("Superseded")
     if seen.refused:
         return Done("Refused")
     if seen.verdict is not Verdict.PASS:
@@ -100,5 +104,5 @@ def reconcile(seen: CandidateObservation) -> CandidateAction:
     if not seen.shadow_balanced:
         return Refuse(seen.policy, "the shadow's account does not balance")
     if not seen.shadow_agrees:
-        return Refuse(seen.policy, "live pairs contradict the gate")
+        return Refuse(seen.policy, "live traffic does not agree with the gate")
     return Promote(seen.policy)

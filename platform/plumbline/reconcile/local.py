@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 
 from plumbline.evaluation import Answers, Observations, answer_suite, compare, decide
 from plumbline.evaluation.judges import ClosedFormJudge
-from plumbline.feedback.publish import DatasetVersionData, load_version
+from plumbline.feedback import DatasetVersionData, erase, load_version
 from plumbline.microworld import language, suites
 from plumbline.microworld.recipe import FIRST, SECOND, SftRecipe, microworld_rubric
 from plumbline.microworld.reference import ReferenceRecipe, cached_reference
@@ -82,13 +82,13 @@ class LocalLoop:
                 reference = self._reference()
                 self._stage("consent", "people and demonstrators agree to a notice", {}, self._consent)
                 self._stage("dataset-1", "publish dataset version 1", {"reference": reference.digest}, self._seed)
-                first = self._candidate(FIRST_NAME, 1, reference)
+                first = self._candidate(FIRST_NAME, 1, reference, reference)
                 self._stage("feedback", "users and reviewers react", {"of": first.shadow.digest}, self._feedback)
                 self._stage("dataset-2", "ingest feedback into version 2", {"of": first.shadow.digest}, self._ingest)
-                second = self._candidate(SECOND_NAME, 2, reference)
+                second = self._candidate(SECOND_NAME, 2, reference, first.manifest if first.released else reference)
             finally:
-                self._pool.shutdown(cancel_futures=True)
                 self.people.close()
+                self._pool.shutdown(wait=False, cancel_futures=True)
             lines = list(self.work.lines.values())
             return LoopResult(
                 self.settings,
@@ -153,34 +153,39 @@ class LocalLoop:
     def _ingest(self) -> dict[str, object]:
         rated = self.people.rated_right(FIRST_NAME, self.settings.requests)
         data = self.line.ingest(rated, self.tell.progress)
-        proof = self.line.absent(self.people.withdrawn, data.manifest.version)
+        gone = self.people.withdrawn
+        pairs = self.people.forget(FIRST_NAME, gone)
+        erased = erase(self.ledger, self.blobs, gone)
+        proof = self.line.absent(gone, data.manifest.version)
         return {
             "digest": data.digest,
             "text": summary(data.manifest, self.line.difference(1, 2)),
             "redacted": list(self.line.redacted()),
             "absent": {"subject": proof.subject, "version": proof.version, "root": proof.root},
+            "erased": {"events": erased.events, "pairs": pairs, "payloads": erased.payloads},
             "actions": self.line.actions,
         }
 
     # --- candidates -----------------------------------------------------------------------------------------------
 
-    def _candidate(self, name: str, version: int, reference: PolicyManifest) -> Candidate:
-        """Bring a candidate to its end by doing what `candidate.reconcile` says until it says Done."""
+    def _candidate(self, name: str, version: int, base: PolicyManifest, serving: PolicyManifest) -> Candidate:
+        """Bring a candidate to its end by doing what `candidate.reconcile` says until it says Done. It is trained from
+        `base` and held against `serving`, what users have when its story begins."""
         data = load_version(self.ledger, self.blobs, DATASET, version)
-        objective = self._objective(name, data, reference)
+        objective = self._objective(name, data, base)
         for line in [line for line in self.work.lines.values() if line.name.startswith(f"{name}/")]:
             self.tell.done(line, str(line.result.get("text", "")))
         while True:
             seen = self._observe(name, data.digest)
             match candidates.reconcile(seen):
                 case candidates.Train():
-                    self._train(name, objective, data, reference)
+                    self._train(name, objective, data, serving)
                 case candidates.Evaluate(policy):
-                    self._evaluate(name, policy, data)
+                    self._evaluate(name, policy, data, serving)
                 case candidates.Decide(report):
                     self._decide(name, report)
                 case candidates.Shadow(policy):
-                    self._shadow(name, policy, reference)
+                    self._shadow(name, policy, serving)
                 case candidates.Promote(policy):
                     self._promote(name, policy)
                 case candidates.Refuse(policy, reason):
@@ -209,8 +214,9 @@ class LocalLoop:
             report=cast(str | None, result("evaluate").get("digest")),
             verdict=self._find(GateDecision, str(decision)).verdict if decision else None,
             shadow_balanced=cast(bool | None, shadow.get("balanced")),
-            shadow_agrees=shadow["agreement"] != "contradicts" if shadow else None,
+            shadow_agrees=shadow["agreement"] == "agrees" if shadow else None,
             serving=current.policy if current else None,
+            released=result("release").get("released") is True,
             refused=result("release").get("released") is False,
         )
 
@@ -230,18 +236,18 @@ class LocalLoop:
             replay_share=recipe.replay_share,
             adapter=Adapter(kind=self.settings.adapter),
             optimiser=recipe.optimiser,
-            frozen=recipe.frozen,
+            frozen=recipe.frozen if self.settings.adapter == "none" else (),
             checkpoint=recipe.checkpoint,
             seed=self.settings.seed,
             samples=DECODER,
         )
 
-    def _train(self, name: str, objective: Objective, data: DatasetVersionData, reference: PolicyManifest) -> None:
+    def _train(self, name: str, objective: Objective, data: DatasetVersionData, serving: PolicyManifest) -> None:
         def work() -> dict[str, object]:
             from plumbline.training import train
 
             self._ray()
-            self._early = self._early or self._pool.submit(self._answers, "reference")
+            self._early = self._early or self._pool.submit(self._answers, serving.name)
             trained = train(
                 objective,
                 data.train,
@@ -262,11 +268,11 @@ class LocalLoop:
 
         self._stage(f"{name}/train", f"train {name} with Ray Train", {"objective": objective.digest}, work)
 
-    def _evaluate(self, name: str, policy: str, data: DatasetVersionData) -> None:
+    def _evaluate(self, name: str, policy: str, data: DatasetVersionData, serving: PolicyManifest) -> None:
         def work() -> dict[str, object]:
             if f"{name}/shadow" not in self.work.lines:
-                self.people.welcome(name)
-            reference = self._early.result() if self._early else self._answers("reference")
+                self.people.welcome(name, serving.name)
+            reference = self._early.result() if self._early else self._answers(serving.name)
             self._early = None
             aligned = self._answers(name, self.tell.progress)
             report = compare(
@@ -275,7 +281,7 @@ class LocalLoop:
                 self.suite,
                 rubric=self.rubric,
                 dataset_manifest=data.manifest,
-                training_examples=data.train,
+                training_examples=[*data.train, *load_version(self.ledger, self.blobs, REPLAY).train],
                 judge=JUDGE,
                 observations=self._observations(data),
             )
@@ -283,7 +289,7 @@ class LocalLoop:
             text = f"{len(self.suite.items)} held-out items, {len(report.estimates)} metrics, {worse} proven worse"
             return {"digest": self._keep(report), "text": text}
 
-        self._stage(f"{name}/evaluate", f"evaluate reference and {name}", {"policy": policy}, work)
+        self._stage(f"{name}/evaluate", f"evaluate {serving.name} and {name}", {"policy": policy}, work)
 
     def _observations(self, data: DatasetVersionData) -> Observations:
         """What the pressures' monitors need beside the answers. Reviewers have labelled nothing before a visit."""
@@ -308,19 +314,19 @@ class LocalLoop:
 
         self._stage(f"{name}/gate", f"hold {name} against the rubric's margins", {"report": report}, work)
 
-    def _shadow(self, name: str, policy: str, reference: PolicyManifest) -> None:
+    def _shadow(self, name: str, policy: str, serving: PolicyManifest) -> None:
         def work() -> dict[str, object]:
-            seen = self.people.visit(name, self.settings.requests, JUDGE.act, self.tell.progress)
+            seen = self.people.visit(name, serving.name, self.settings.requests, JUDGE.act, self.tell.progress)
             decision = self._find(GateDecision, str(self.work.lines[f"{name}/gate"].result["digest"]))
             margin = self.rubric.margins_of("over_refusal")["benign_refusal"]
             harmful = [slice_ for slice_ in seen.refusal_aligned if slice_.startswith("harmful")]
-            said = agreement(self.people.pairs(name), JUDGE.act, decision, harmful=harmful, margin=margin)
-            counts = seen.counts
+            counts, pairs = seen.counts, self.people.pairs(name)
+            said = agreement(pairs, JUDGE.act, decision, counts, harmful=harmful, margin=margin)
             shed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.shed.items())) or "none"
             text = f"spooled {counts.spooled} = paired {counts.paired} + shed ({shed}); live traffic {said}"
             return {"digest": self._keep(seen), "balanced": counts.balanced, "agreement": said, "text": text}
 
-        self._stage(f"{name}/shadow", f"serve reference and {name} side by side", {"policy": policy}, work)
+        self._stage(f"{name}/shadow", f"serve {serving.name} and {name} side by side", {"policy": policy}, work)
 
     def _promote(self, name: str, policy: str) -> None:
         def work() -> dict[str, object]:

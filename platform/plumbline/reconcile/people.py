@@ -23,7 +23,7 @@ from plumbline.policies.files import write_durably
 from plumbline.reconcile.simulation import Doors, ask_all, event, post_consent, post_events
 from plumbline.records import DecoderSettings, FeedbackEvent, Pair, Rubric, ShadowSummary
 from plumbline.serving import PredictorProcess, wait_all
-from plumbline.shadow import Experiment, read_pairs, start_shadow, summarise
+from plumbline.shadow import Experiment, Spool, read_pairs, start_shadow, summarise
 from plumbline.stores import Ledger, Review
 
 NOTICE, NOTICE_TEXT = "microworld@1", "What you write to the assistant may be used to evaluate and to train it."
@@ -53,8 +53,7 @@ class People:
         """Everyone who agrees does so through the collector, before anything of theirs is used. Returns how many."""
         name, _, version = NOTICE.partition("@")
         self.ledger.consent.register_notice(name, version, NOTICE_TEXT)
-        agreeing = [*SEED_AUTHORS, *(f"reviewer-{n}" for n in range(REVIEWERS))]
-        agreeing += [user.id for user in self.users if user.consents]
+        agreeing = [*SEED_AUTHORS, *(user.id for user in self.users if user.consents)]
         known = {entry.subject for entry in self.ledger.consent.entries()}
         with self._collector() as doors:
             waiting = [who for who in agreeing if self.pseudonyms.of(who) not in known]
@@ -68,8 +67,8 @@ class People:
 
     # --- visits -------------------------------------------------------------------------------------------------
 
-    def visit(self, name: str, n: int, judge: Callable[[str], Act], told: Told) -> ShadowSummary:
-        """Serve reference and `name` side by side and let users ask `n` requests. Users see the reference only."""
+    def visit(self, name: str, serving: str, n: int, judge: Callable[[str], Act], told: Told) -> ShadowSummary:
+        """Serve `serving` and `name` side by side and let users ask `n` requests. Users see the former's answers."""
         folder = self.out / "shadow" / name
         shutil.rmtree(folder, ignore_errors=True)  # a visit that was cut short is made again
         folder.mkdir(parents=True)
@@ -77,11 +76,12 @@ class People:
         experiment = Experiment(
             name=name,
             salt=f"{name} {self.seed}",
+            reference_model=serving,
             aligned_model=name,
             decoder=DecoderSettings(max_tokens=24),
             max_pending=len(requests),
         )
-        legs = self._serve(name)
+        legs = self._serve(name, serving)
         try:
             wait_all(legs)
             with start_shadow(
@@ -92,7 +92,7 @@ class People:
                 consent=self._may_be_evaluated,
                 judge=lambda text: judge(text).value,
             ) as run:
-                doors = Doors(run.openai_url, "", {})
+                doors = Doors(run.openai_url, "", {}, serving)
                 seen = ask_all(doors, requests, self.pseudonyms.of, lambda d, t: told(d, t, "requests"))
                 if not run.drain(timeout_s=120):
                     raise PlumblineError(
@@ -108,17 +108,18 @@ class People:
         write_durably(folder / "seen.json", json.dumps({s.request.id: s.answer for s in seen}).encode())
         return summarise(pairs, lambda text: judge(text).value, counts)
 
-    def _serve(self, name: str) -> list[PredictorProcess]:
+    def _serve(self, name: str, serving: str) -> list[PredictorProcess]:
         """The two predictors of a visit; those that `welcome` started, if it did."""
-        started, self._waiting = self._waiting.pop(name, None), {}
-        return started or [
-            PredictorProcess.start({leg: self.out / "policies" / leg}, log=self.out / "logs" / f"{leg}.log", leg=role)
-            for leg, role in (("reference", "reference"), (name, "aligned"))
-        ]
+        if name not in self._waiting:
+            self.welcome(name, serving)
+        return self._waiting.pop(name)
 
-    def welcome(self, name: str) -> None:
+    def welcome(self, name: str, serving: str) -> None:
         """Start the predictors of the next visit early: they load while something else computes."""
-        self._waiting = {name: self._serve(name)}
+        legs = self._waiting.setdefault(name, [])
+        for leg, role in ((serving, "reference"), (name, "aligned")):
+            log = self.out / "logs" / f"{leg}.log"
+            legs.append(PredictorProcess.start({leg: self.out / "policies" / leg}, log=log, leg=role))
 
     def close(self) -> None:
         """Stop predictors that were started for a visit that did not come."""
@@ -144,14 +145,14 @@ class People:
         for request in requests:
             said = reaction(self.world, request, answers[request.id], self.seed)
             if said is not None:
-                events[APP] += self._events(said, request, answers[request.id], APP, said.author)
+                events[APP] += self._events(said, request, answers[request.id], APP)
         by_id = {request.id: request for request in requests}
         for index, pair in enumerate(self.pairs(name)):
             request = by_id[pair.spooled.request]
             said = review(self.world, request, pair.spooled.reference.text, pair.aligned.text)
             if said is not None:
-                author = f"reviewer-{index % REVIEWERS}"
-                events[PANEL] += self._events(said, request, pair.aligned.text, PANEL, author)
+                reviewer = self.pseudonyms.of(f"reviewer-{index % REVIEWERS}")
+                events[PANEL] += self._events(said, request, pair.aligned.text, PANEL, reviewer)
         outcomes: dict[str, int] = {}
         with self._collector() as doors:
             for source, posted in events.items():
@@ -161,6 +162,16 @@ class People:
             leaving = next(user.id for user in self.users if user.character == "withdraws")
             post_consent(doors, APP, "withdraw", [leaving], NOTICE)
         return outcomes
+
+    def forget(self, name: str, subject: str) -> int:
+        """Erase what a subject said during a visit, and the answers that users saw then. Returns erased pairs."""
+        spool = Spool.existing(self.out / "shadow" / name / "spool")
+        try:
+            erased = spool.forget(subject)
+        finally:
+            spool.close()
+        (self.out / "shadow" / name / "seen.json").unlink(missing_ok=True)
+        return erased
 
     def rated_right(self, name: str, n: int) -> Callable[[FeedbackEvent], Review | None]:
         """A reviewer of highly rated answers: yes when the answer is right, no when it only pleased."""
@@ -201,9 +212,11 @@ class People:
 
     # --- doors --------------------------------------------------------------------------------------------------
 
-    def _events(self, said: Reaction, request: Request, answer: str, source: str, author: str) -> list[Any]:
+    def _events(
+        self, said: Reaction, request: Request, answer: str, source: str, author: str | None = None
+    ) -> list[Any]:
         return [
-            event(said, author, request, answer, source=source, rubric=self.rubric.digest, copy=copy)
+            event(said, request, answer, source=source, rubric=self.rubric.digest, copy=copy, author=author)
             for copy in range(said.copies)
         ]
 

@@ -37,6 +37,7 @@ class Doors:
     router: str
     collector: str
     tokens: dict[str, str]
+    model: str = "reference"
 
 
 def ask_all(doors: Doors, requests: Sequence[Request], pseudonym: Callable[[str], str], told: Told) -> list[Seen]:
@@ -62,7 +63,7 @@ async def _ask_all(
                 "x-request-id": request.id,
             }
             stream = index % STREAM_EVERY == 0
-            body = {"model": "reference", "messages": as_dicts(request.messages), "stream": stream}
+            body = {"model": doors.model, "messages": as_dicts(request.messages), "stream": stream}
             async with slots, session.post(f"{doors.router}/chat/completions", json=body, headers=headers) as reply:
                 text = await reply.text()
                 if reply.status != 200:
@@ -93,17 +94,20 @@ def _streamed(text: str) -> str:
     return "".join(said)
 
 
-def event(said: Reaction, author: str, request: Request, answer: str, *, source: str, rubric: str, copy: int) -> Any:
-    """A reaction as a structured CloudEvent. The person is named in the envelope's `subject`: the collector turns
-    that into a pseudonym before anything is stored."""
+def event(
+    said: Reaction, request: Request, answer: str, *, source: str, rubric: str, copy: int, author: str | None
+) -> Any:
+    """A reaction as a structured CloudEvent. The person whose conversation it is stands in the envelope's `subject`,
+    and the collector turns that into a pseudonym before anything is stored; `author` is a reviewer's pseudonym."""
     return {
         "specversion": "1.0",
         "id": f"{request.id}-{said.kind}-{copy}",
         "source": source,
         "type": TYPE_PREFIX + said.kind,
-        "subject": author,
+        "subject": request.user.id,
         "datacontenttype": "application/json",
         "data": {
+            "author": author,
             "messages": as_dicts(request.messages),
             "answer": answer,
             "slice": request.slice,

@@ -13,10 +13,13 @@ from plumbline.records.conversation import Message
 
 FeedbackKind = Literal["rating", "rewrite", "comparison", "report", "comment"]
 TYPE_PREFIX = "dev.plumbline.feedback."
+LABEL = r"^[A-Za-z0-9_.:-]{1,64}$"  # labels reach manifests that outlive erasure: no room for prose in them
 
 
 class FeedbackData(Record):
-    """What was done, to which answer, by which subject (already a keyed pseudonym).
+    """What was done to which answer, and whose conversation it is: `subject`, already a keyed pseudonym. Their consent
+    carries everything in the event. `author` is who wrote `text` when that is somebody else (a reviewer), likewise a
+    pseudonym.
 
     rating: `score` in -1..1. rewrite: `text` is the answer that should have been given. comparison: `preferred`
     names the better leg and `text`/`rejected` hold both answers. report and comment: `text` says what was wrong.
@@ -25,14 +28,15 @@ class FeedbackData(Record):
     schema_id = "plumbline.dev/feedback-data/v1"
 
     subject: str = Field(min_length=1, max_length=200)
+    author: str | None = Field(default=None, max_length=200)
     messages: tuple[Message, ...] = Field(min_length=1)
     answer: str
-    slice: str = "unlabelled"
-    language: str = "en"
-    phrasing: str = "canonical"
-    conversation: str = ""
-    policy: str = ""
-    rubric: str = ""
+    slice: str = Field(default="unlabelled", pattern=LABEL)
+    language: str = Field(default="en", pattern=LABEL)
+    phrasing: str = Field(default="canonical", pattern=LABEL)
+    conversation: str = Field(default="", max_length=200)
+    policy: str = Field(default="", max_length=200)
+    rubric: str = Field(default="", max_length=200)
     score: float | None = Field(default=None, ge=-1, le=1)
     text: str | None = None
     rejected: str | None = None

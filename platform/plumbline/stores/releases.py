@@ -73,7 +73,7 @@ class Releases:
             if decision is None and current is not None:
                 raise _refused(release, policy, "no gate decision is named")
             if decision is not None:
-                self._require_pass(release, policy, decision)
+                self._require_pass(release, policy, decision, current)
             entry = ReleaseEntry(
                 sequence=1 if current is None else current.sequence + 1,
                 release=release,
@@ -124,7 +124,8 @@ class Releases:
         )
         return [(row[0], row[1], row[2]) for row in rows]
 
-    def _require_pass(self, release: str, policy: str, digest: str) -> None:
+    def _require_pass(self, release: str, policy: str, digest: str, current: ReleaseEntry | None) -> None:
+        """A stored PASS about this very policy, against what users have now (and so never against itself)."""
         decision = self.decision(digest)
         if decision is None:
             raise _refused(release, policy, f"decision {short(digest)} is not stored")
@@ -132,6 +133,9 @@ class Releases:
             raise _refused(release, policy, f"decision {short(digest)} is about policy {short(decision.aligned)}")
         if decision.verdict is not Verdict.PASS:
             raise _refused(release, policy, f"decision {short(digest)} is {decision.verdict.value}")
+        if current is not None and decision.reference != current.policy:
+            against = f"compares with {short(decision.reference)}, users have {short(current.policy)}"
+            raise _refused(release, policy, f"decision {short(digest)} {against}")
 
 
 def _entry(row: Any) -> ReleaseEntry:

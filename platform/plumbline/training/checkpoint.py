@@ -68,8 +68,7 @@ def load(
     for name, parameter in model.named_parameters():
         if f"{name}|step" in moments:
             optimiser.state[parameter] = {
-                key: moments[f"{name}|{key}"].to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                key: moments[f"{name}|{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
             }
     return state, load_file(folder / "chosen.safetensors")
 

@@ -117,6 +117,8 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
     started = time.monotonic() - state.seconds
     for step in range(state.step, order.steps):
         # step: this rank's share of the global batch, in micro-batches of similar length
+        # (seeded per step, so that dropout is a function of the objective too, also after a resume)
+        torch.manual_seed(hash((objective.seed, step, runner.rank)) % 2**63)
         batch = order.global_batch(step)
         weight = global_weight(batch, targets, example_weights)
         sums = Sums(weight=weight)

@@ -158,6 +158,7 @@ def ray_session() -> Iterator[None]:
         ray.init(log_to_driver=True)
     else:
         ray.init(
+            address="local",  # not whatever cluster somebody once started on this machine
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

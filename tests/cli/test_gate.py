@@ -1,0 +1,113 @@
+"""`plumb gate --record` and the release it allows; what `plumb evaluate --dataset` leaves out."""
+
+import pytest
+import yaml
+
+from plumbline.evaluation import save_suite
+from plumbline.evaluation.gauges import export_gauges
+from plumbline.metrics import Metrics
+from plumbline.reconcile.ledger_observer import LedgerObserver
+from plumbline.records import (
+    EvaluationReport,
+    PairedEstimate,
+    PolicyScore,
+    Rubric,
+    Rule,
+    Suite,
+    SuiteItem,
+    digest_of,
+    say,
+)
+from plumbline.stores import Ledger, LocalBlobs
+
+USERS_HAVE, ALIGNED = digest_of("reference"), digest_of("aligned")
+RUBRIC = Rubric(
+    id="support",
+    version="1",
+    owner="tests",
+    purpose="one area is enough",
+    rules=(Rule(area="over_refusal", text="Answer what is harmless.", margins={"benign_refusal": 0.02}),),
+)
+RELEASE = ("release", "move", "--reason", "tests", "--actor", "tests")
+
+
+def report(low: float, high: float) -> EvaluationReport:
+    """One metric, refused on 10 % of benign items by both, with these bounds of the difference."""
+    score = PolicyScore(rate=0.1, low=0.05, high=0.15)
+    estimate = PairedEstimate(
+        area="over_refusal", metric="benign_refusal", slice="all", direction="down", n=400, clusters=200,
+        reference=score, aligned=score, difference=(low + high) / 2, low=low, high=high, discordant=4, method="test",
+    )  # fmt: skip
+    return EvaluationReport(
+        reference=USERS_HAVE, aligned=ALIGNED, suite=digest_of("suite"), rubric=RUBRIC.digest, dataset=None,
+        decoder=digest_of("decoder"), estimates=(estimate,),
+    )  # fmt: skip
+
+
+def judged(plumb, made, *options):
+    plumb.write("report.json", made.model_dump_json(indent=2))
+    plumb.write("rubric.yaml", yaml.safe_dump(RUBRIC.model_dump(mode="json")))
+    return plumb("gate", "report.json", "--rubric", "rubric.yaml", *options)
+
+
+def stored(plumb):
+    return Ledger(plumb.folder / ".plumbline" / "ledger.sqlite").releases
+
+
+def test_a_recorded_pass_moves_a_release_of_ones_own(plumb):
+    said = judged(plumb, report(-0.01, 0.01), "--record")
+    (decision,) = stored(plumb).decisions()
+    assert said.code == 0 and f"PASS  (decision {decision.digest}, recorded)" in said.out
+    assert plumb(*RELEASE, USERS_HAVE).code == 0
+    assert plumb(*RELEASE, ALIGNED, "--decision", decision.digest).code == 0
+    assert stored(plumb).current_release("default").policy == ALIGNED
+
+
+@pytest.mark.parametrize(("bounds", "verdict"), [((-0.09, -0.05), "REGRESSED"), ((-0.09, 0.05), "INCONCLUSIVE")])
+def test_a_verdict_that_is_no_pass_is_recorded_and_moves_nothing(plumb, bounds, verdict):
+    said = judged(plumb, report(*bounds), "--record", "--json")
+    (decision,) = stored(plumb).decisions(ALIGNED)
+    assert said.json["digest"] == decision.digest and said.json["verdict"] == verdict == decision.verdict.value
+    assert said.code == decision.verdict.exit_code
+    assert plumb(*RELEASE, USERS_HAVE).code == 0
+    assert plumb(*RELEASE, ALIGNED, "--decision", decision.digest).faulted(verdict, "users keep the policy they have")
+
+
+def test_the_report_of_a_recorded_decision_is_found_and_gives_the_gauges_their_data(plumb):
+    made = report(-0.01, 0.01)
+    assert judged(plumb, made, "--record").out == judged(plumb, made, "--record").out
+    (decision,) = stored(plumb).decisions()
+    blobs = LocalBlobs(plumb.folder / ".plumbline" / "blobs")
+    assert blobs.get(decision.report) == made.canonical_bytes()
+    seen = LedgerObserver(plumb.folder / ".plumbline" / "ledger.sqlite", blobs).read([])
+    metrics = Metrics()
+    export_gauges(seen.report, seen.decision, metrics)
+    assert b"plumbline_gate_verdict 0.0" in metrics.render()
+
+
+def test_a_gate_that_records_nothing_opens_no_store(plumb):
+    assert judged(plumb, report(-0.01, 0.01)).code == 0
+    assert not (plumb.folder / ".plumbline").exists()
+
+
+def test_items_that_were_trained_on_are_excluded_and_counted(plumb, tiny_policy):
+    plumb.import_messages()
+    items = tuple(
+        SuiteItem(
+            id=who, area="helpfulness", slice="facts", cluster=who, scorer="exact",
+            messages=(say("user", f"who is {who} ?"),), references=("a baker .",),
+        )
+        for who in (*(f"ana {n}" for n in range(24)), "bo")
+    )  # fmt: skip
+    save_suite(Suite(name="facts", version="1", items=items), plumb.folder / "suite.jsonl")
+    ask = ("evaluate", "--reference", tiny_policy, "--aligned", tiny_policy, "--suite", "suite.jsonl", "--out", "out")
+    ask = (*ask, "--max-tokens", "2")
+    said = plumb(*ask, "--dataset", "facts@1", "--json")
+    excluded = said.json["contaminated"]
+    assert 0 < len(excluded) < 24 and "bo" not in excluded, "a tenth is held out, and bo is in no dataset"
+    assert f"contamination: {len(excluded)} of 25 items excluded" in said.err
+    (estimate,) = [e for e in said.json["estimates"] if e["metric"] == "exact"]
+    assert estimate["n"] == 25 - len(excluded)
+    assert said.json["dataset"] is None, "the policy's manifest names no dataset"
+    assert "contamination: not checked" in plumb(*ask).out
+    assert plumb(*ask, "--dataset", "facts@7").faulted("no version 7")
