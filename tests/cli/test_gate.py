@@ -6,6 +6,7 @@ import yaml
 from plumbline.evaluation import save_suite
 from plumbline.evaluation.gauges import export_gauges
 from plumbline.metrics import Metrics
+from plumbline.reconcile.dataset_line import LineSpec
 from plumbline.reconcile.ledger_observer import LedgerObserver
 from plumbline.records import (
     EvaluationReport,
@@ -79,7 +80,8 @@ def test_the_report_of_a_recorded_decision_is_found_and_gives_the_gauges_their_d
     (decision,) = stored(plumb).decisions()
     blobs = LocalBlobs(plumb.folder / ".plumbline" / "blobs")
     assert blobs.get(decision.report) == made.canonical_bytes()
-    seen = LedgerObserver(plumb.folder / ".plumbline" / "ledger.sqlite", blobs).read([])
+    home = plumb.folder / ".plumbline"
+    seen = LedgerObserver(home / "ledger.sqlite", home / "blobs").read(LineSpec("support", RUBRIC.digest))
     metrics = Metrics()
     export_gauges(seen.report, seen.decision, metrics)
     assert b"plumbline_gate_verdict 0.0" in metrics.render()

@@ -108,7 +108,7 @@ def test_a_router_that_could_never_work_is_not_started(plumb, change, words):
 
 def test_the_router_gives_its_worker_a_judge_so_that_refusals_are_counted(plumb, monkeypatch):
     started = []
-    monkeypatch.setattr(ShadowRun, "serve", started.append)  # all but the endless part
+    monkeypatch.setattr(ShadowRun, "serve", lambda run: started.append(run))  # all but the endless part
     urls = ("--reference", "http://127.0.0.1:1/v1", "--aligned", "http://127.0.0.1:2/v1")
     assert plumb("router", *urls, "--experiment", "e", "--spool", "spool", "--port", "0").code == 0
     judge = started[0].worker.judge

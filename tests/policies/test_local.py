@@ -7,7 +7,7 @@ import torch
 
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import MANIFEST, manifest_of, write_manifest
-from plumbline.policies.local import LocalPolicy
+from plumbline.policies.local import LocalPolicy, logits_at
 from plumbline.policies.template import with_answer
 from plumbline.records import DecoderSettings, say
 
@@ -65,6 +65,22 @@ def test_log_likelihood_is_the_sum_over_the_answers_tokens(policy: LocalPolicy) 
         total = sum(float(logp[i - 1, encoded.ids[i]]) for i in places)
         assert score.total == pytest.approx(total, abs=1e-4)
         assert score.tokens == len(places) and score.bytes == len(answer.encode())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "granite", "cohere"])
+def test_selected_logits_are_the_models_own_whatever_it_does_to_them(kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 50, "pad_token_id": 0}
+    if kind == "granite":
+        more["logits_scaling"] = 8.0
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **more)).eval()
+    ids = torch.randint(1, 50, (2, 9))
+    wanted = torch.rand(2, 8) > 0.5
+    with torch.no_grad():
+        assert torch.allclose(logits_at(model, ids, wanted), model(ids).logits[:, :-1][wanted], atol=1e-5)
 
 
 def test_a_prompt_too_long_is_cut_from_the_left_and_counted(policy: LocalPolicy) -> None:

@@ -121,6 +121,17 @@ def test_lora_trains_only_the_adapter_and_exports_a_merged_policy(
     assert trained.record.last_loss < trained.record.first_loss
 
 
+def test_the_ledger_says_each_slices_true_share_of_the_loss(
+    make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path
+) -> None:
+    replayed = [e.model_copy(update={"slice": "replay"}) for e in make_examples(40)]
+    objective = make_objective(replay="sha256:" + "0" * 64, replay_share=0.2, max_steps=None, epochs=1.0)
+    run(objective, tiny_policy, tmp_path, replay=replayed)
+    shares = {name: row.loss_share for name, row in TrainingJob.load(tmp_path / "job").ledger.items() if name != "all"}
+    assert sum(shares.values()) == pytest.approx(1.0, abs=1e-5)
+    assert 0.05 < shares["replay"] < 0.3, "ten of forty replay examples are drawn, and refusals weigh double"
+
+
 def test_frozen_parameters_do_not_move(make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path) -> None:
     trained = run(make_objective(frozen=("model.embed_tokens",)), tiny_policy, tmp_path)
     before, after = load_file(tiny_policy / "model.safetensors"), load_file(trained.path / "model.safetensors")

@@ -175,8 +175,7 @@ class LocalPolicy:
         ids, wanted = ids.to(self.device), wanted.to(self.device)
         wanted[:, 0] = False
         with torch.inference_mode():
-            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted[:, 1:]]
-            logp = torch.log_softmax(self.model.get_output_embeddings()(hidden).float(), -1)
+            logp = torch.log_softmax(logits_at(self.model, ids, wanted[:, 1:]).float(), -1)
             picked = logp.gather(-1, ids[:, 1:][wanted[:, 1:]][:, None])[:, 0].double()
         counts = wanted.sum(-1).tolist()
         parts = torch.split(picked, counts)
@@ -184,6 +183,20 @@ class LocalPolicy:
 
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def logits_at(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Logits [wanted positions, vocabulary] for ids [rows, length] and wanted [rows, length - 1], where position i
+    predicts token i + 1. Only those positions meet the output layer, unless the architecture scales or caps its logits
+    (Gemma 2, Granite, Cohere): then its own forward pass makes them all."""
+    config = model.config
+    treated = getattr(config, "final_logit_softcapping", None) is not None or any(
+        getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling")
+    )
+    if treated:
+        return cast(torch.Tensor, model(ids, use_cache=False).logits[:, :-1][wanted])
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted]
+    return cast(torch.Tensor, model.get_output_embeddings()(hidden))
 
 
 def load_template(path: Path) -> ChatTemplate:

@@ -83,6 +83,12 @@ class CheckpointChoice(Record):
     every: int = Field(default=100, ge=1)
     validation_share: float = Field(default=0.0, ge=0, lt=0.5)
 
+    @model_validator(mode="after")
+    def _has_what_it_looks_at(self) -> "CheckpointChoice":
+        if (self.rule == "best_validation_loss") != (self.validation_share > 0):
+            raise ValueError("rule best_validation_loss and a validation_share above 0 go together")
+        return self
+
 
 class Objective(Record):
     """Sum over supervised tokens of slice weight times NLL, divided by the weighted supervised-token count of
@@ -121,6 +127,8 @@ class Objective(Record):
     def _replay_is_named(self) -> "Objective":
         if (self.replay_share > 0) != (self.replay is not None):
             raise ValueError("replay and replay_share go together: name the replay dataset or set the share to 0")
+        if self.adapter.kind != "none" and self.frozen:
+            raise ValueError("an adapter trains nothing but itself: leave frozen empty")
         if any(weight < 0 for weight in self.slice_weights.values()):
             raise ValueError("slice weights are not negative")
         return self

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from plumbline.errors import PlumblineError
@@ -56,7 +57,7 @@ def export(job: TrainingJob, out: Path, *, name: str, code: str = "") -> PolicyM
         template = ChatTemplate(tokenizer, name=name)
         tokenizer.save_pretrained(building)
         _, reloaded = load_model(building)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise PlumblineError(
             f"the policy could not be written to {out}: {error}",

@@ -12,9 +12,13 @@ The driver prepares it; workers on other nodes read it from shared storage. Prep
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
@@ -55,7 +59,7 @@ class TrainingJob:
         return cls(
             folder=folder,
             objective=Objective.model_validate_json((folder / "objective.json").read_text()),
-            base=Path(plan["base"]),
+            base=(folder / plan["base"]).resolve(),
             train=tuple(plan["train"]),
             replay=tuple(plan["replay"]),
             validation=tuple(plan["validation"]),
@@ -93,18 +97,40 @@ def prepare_job(
     trained = [i for i, origin in enumerate(prepared.kept) if origin < len(examples) and origin not in aside]
     validation = [i for i, origin in enumerate(prepared.kept) if origin in aside]
     replayed = [i for i, origin in enumerate(prepared.kept) if origin >= len(examples)]
+    if not trained:
+        raise PlumblineError(
+            f"all {len(validation)} examples that are left would be set aside for validation",
+            consequence="there is nothing to train on",
+            remedy="lower checkpoint.validation_share: whole clusters are set aside, and this data has few",
+        )
     prepared.store.save(folder / "tokens.safetensors")
     write_durably(folder / "objective.json", objective.model_dump_json(indent=2).encode())
-    plan = {
-        "base": str(base.resolve()),
+    plan: dict[str, Any] = {
+        "base": os.path.relpath(base.resolve(), folder.resolve()),  # so that a run's directory may be moved
         "train": trained,
         "replay": replayed,
         "validation": validation,
         "tokens": prepared.store.digest,
         "ledger": {name: row.model_dump() for name, row in prepared.ledger.items()},
     }
+    order = BatchOrder(tuple(trained), tuple(replayed), objective.replay_share, objective.batch_examples,
+                       objective.epochs, objective.seed, objective.max_steps)  # fmt: skip
+    for name, share in effective_shares(prepared.store, order, objective.slice_weights).items():
+        plan["ledger"][name]["loss_share"] = share
     write_durably(folder / "plan.json", json.dumps(plan).encode())
     return TrainingJob.load(folder)
+
+
+def effective_shares(store: TokenStore, order: BatchOrder, weights: dict[str, float]) -> dict[str, float]:
+    """Share of each slice in the loss over the whole run: what is seen, how often, times its weight. Replay that is
+    drawn in part and examples set aside count as what they are."""
+    seen = np.zeros(len(store))
+    for step in range(order.steps):
+        np.add.at(seen, order.global_batch(step), 1)
+    mass = seen * store.targets * store.example_weights(weights)
+    total = mass.sum() or 1.0
+    by_slice = np.bincount(store.slices, weights=mass, minlength=len(store.slice_names)) / total
+    return {name: round(float(share), 6) for name, share in zip(store.slice_names, by_slice, strict=True)}
 
 
 def _validation(examples: Sequence[Example], objective: Objective) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from plumbline.records import Adapter, Objective, Optimiser, TrainingRecord
 from plumbline.training import checkpoint as checkpoints
 from plumbline.training.checkpoint import State
 from plumbline.training.job import TrainingJob
-from plumbline.training.loss import Sums, collate, global_weight, micro_batches, slice_weights, weighted_loss
+from plumbline.training.loss import Sums, collate, global_weight, micro_batches, weighted_loss
 from plumbline.training.prepare import TokenStore
 
 REPORT_EVERY = 20
@@ -45,7 +46,7 @@ class Runner(Protocol):
     world: int
     device: str
 
-    def resume(self) -> Path | None: ...
+    def resume(self) -> AbstractContextManager[Path | None]: ...
 
     def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None: ...
 
@@ -106,13 +107,16 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
     model = trainee.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = make_optimiser(parameters, objective.optimiser)
-    example_weights = slice_weights(store, objective.slice_weights)
+    example_weights = store.example_weights(objective.slice_weights)
     lengths, targets = store.lengths, store.targets
     state, chosen = State(objective=objective_id), checkpoints.trainable(model)
 
     # resume
-    if (folder := runner.resume()) is not None:
-        state, chosen = checkpoints.load(folder, objective_id, model, optimiser)
+    with runner.resume() as folder:
+        if folder is not None:
+            state, chosen = checkpoints.load(folder, objective_id, model, optimiser)
+    if runner.rank == 0:
+        _rewind_progress(job, state.step)
 
     started = time.monotonic() - state.seconds
     for step in range(state.step, order.steps):
@@ -230,6 +234,14 @@ def validation_loss(
 def _add(window: Sums, sums: Sums) -> None:
     window.loss, window.kl = window.loss + sums.loss, window.kl + sums.kl
     window.weight, window.tokens = window.weight + sums.weight, window.tokens + sums.tokens
+
+
+def _rewind_progress(job: TrainingJob, step: int) -> None:
+    """Forget progress beyond the checkpoint that the run resumes from: those steps are done again."""
+    file = job.folder / "progress.jsonl"
+    if file.is_file():
+        lines = [line for line in file.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+        write_durably(file, "".join(line + "\n" for line in lines).encode())
 
 
 def _progress(job: TrainingJob, state: State, steps: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plumbline.policies.local import logits_at
 from plumbline.records import KlTerm
 from plumbline.training.prepare import TokenStore
 
@@ -39,12 +40,6 @@ class MicroBatch:
     targets: torch.Tensor
     weights: torch.Tensor
     kl: torch.Tensor
-
-
-def slice_weights(store: TokenStore, weights: dict[str, float]) -> NDArray[np.float64]:
-    """Weight of each example by its slice; 1 where the objective names none."""
-    by_slice = np.array([weights.get(name, 1.0) for name in store.slice_names])
-    return np.asarray(by_slice[store.slices])
 
 
 def global_weight(batch: NDArray[np.int64], targets: NDArray[np.int64], example_weights: NDArray[np.float64]) -> float:
@@ -104,6 +99,4 @@ def supervised_logits(model: Any, batch: MicroBatch, precision: Precision = "flo
     """float32 logits [supervised, vocabulary] at the positions that predict a supervised token. In bfloat16 the
     matrix products are autocast; parameters, optimiser and loss stay float32."""
     with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        hidden = model.base_model(batch.ids, use_cache=False).last_hidden_state[:, :-1][batch.targets]
-        logits = model.get_output_embeddings()(hidden)
-    return logits.float()  # type: ignore[no-any-return]
+        return logits_at(model, batch.ids, batch.targets).float()

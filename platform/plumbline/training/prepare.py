@@ -47,6 +47,11 @@ class TokenStore:
         first = self.supervised[self.starts[:-1]].astype(np.int64) if len(self) else np.zeros(0, np.int64)
         return np.asarray(sums[self.starts[1:]] - sums[self.starts[:-1]] - first, dtype=np.int64)
 
+    def example_weights(self, weights: dict[str, float]) -> NDArray[np.float64]:
+        """Weight of each example by its slice; 1 where `weights` names none."""
+        by_slice = np.array([weights.get(name, 1.0) for name in self.slice_names])
+        return np.asarray(by_slice[self.slices])
+
     @property
     def digest(self) -> str:
         parts = (self.ids.tobytes(), self.supervised.tobytes(), self.starts.tobytes(), self.slices.tobytes())

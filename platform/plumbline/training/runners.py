@@ -31,9 +31,11 @@ class InProcess:
     world: int = 1
     device: str = "cpu"
 
-    def resume(self) -> Path | None:
-        newest = self.folder / "checkpoint"
-        return newest if (newest / "state.json").is_file() else None
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
+        """The newest whole checkpoint: a kill between the two renames of `save` leaves it under `.old`."""
+        places = (self.folder / "checkpoint", self.folder / "checkpoint.old")
+        yield next((place for place in places if (place / "state.json").is_file()), None)
 
     def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
         fresh, newest = self.folder / "checkpoint.new", self.folder / "checkpoint"
@@ -56,17 +58,17 @@ class RayRank:
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
         self.device = self._device()
-        self._held: list[Any] = []
 
-    def resume(self) -> Path | None:
+    @contextlib.contextmanager
+    def resume(self) -> Iterator[Path | None]:
         from ray.train import get_checkpoint
 
         found = get_checkpoint()
         if found is None:
-            return None
-        folder = tempfile.mkdtemp(prefix="plumbline-resume-")
-        found.to_directory(folder)
-        return Path(folder)
+            yield None
+            return
+        with found.as_directory() as folder:
+            yield Path(folder)
 
     def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
         from ray import train
