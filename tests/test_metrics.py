@@ -1,8 +1,12 @@
 """A metric has one name, declared once, and a scrape shows it under that name."""
 
+from pathlib import Path
+
 import pytest
 
 from plumbline.metrics import CATALOGUE, Metrics, exported_names
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def test_every_declared_metric_can_be_made_and_scraped() -> None:
@@ -27,3 +31,13 @@ def test_a_metric_asked_for_as_another_kind_is_refused() -> None:
         Metrics().gauge("plumbline_tokens")
     with pytest.raises(KeyError):
         Metrics().counter("plumbline_unheard_of")
+
+
+def test_every_declared_metric_is_exported_by_some_code() -> None:
+    code = "\n".join(
+        path.read_text()
+        for folder in ("platform", "operators")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if path.name != "metrics.py"
+    )
+    assert not [name for name in CATALOGUE if name not in code]

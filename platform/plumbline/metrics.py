@@ -38,9 +38,6 @@ CATALOGUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "plumbline_refusal_rate": ("gauge", "Refusal rate on held-out prompts, by policy and prompt class.", ("policy", "prompt_class")),
     "plumbline_area_rate": ("gauge", "Rate on held-out prompts, by policy, area and metric.", ("policy", "area", "metric")),
     "plumbline_pressure_alarm": ("gauge", "1 while a failure pressure's monitor alarms.", ("pressure",)),
-    "plumbline_train_loss": ("gauge", "Weighted loss over the last reporting window.", ("run",)),
-    "plumbline_train_steps": ("gauge", "Optimiser steps done.", ("run",)),
-    "plumbline_train_tokens": ("gauge", "Supervised tokens seen.", ("run",)),
 }  # fmt: skip
 
 

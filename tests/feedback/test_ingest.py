@@ -89,6 +89,24 @@ def test_a_comment_is_redacted_for_reviewers_and_becomes_no_example(house: Any) 
     assert result.rejected == {"selected_for_review": 1} and result.accepted == 1
 
 
+def test_a_reviewers_rewrite_is_carried_by_the_person_whose_conversation_it_is(house: Any) -> None:
+    prepared(house)
+    reviewer = house.names.of("a reviewer")
+    house.post(
+        house.rewrite("person 1", "who is my doctor ?", "i do not know.", author=reviewer),
+        house.rewrite("person 2", "who is my friend ?", "nobody knows.", author=reviewer),
+        house.rewrite("stranger", "who is my boss ?", "no idea.", author=reviewer),
+    )
+    house.desk.withdraw("person 1")
+    result = house.ingest()
+    assert result.rejected == {"consent_withdrawn": 1, "no_consent": 1}
+    version = load_version(house.ledger, house.blobs, "assistant")
+    asked = {message.content for _, example in version.examples for message in example.messages}
+    assert "who is my friend ?" in asked and not {"who is my doctor ?", "who is my boss ?"} & asked
+    (mine,) = [e for _, e in version.examples if e.consent and e.consent.subject == house.names.of("person 2")]
+    assert mine.provenance.author == reviewer
+
+
 def test_each_example_says_who_wrote_filtered_and_approved_it_under_which_consent(house: Any) -> None:
     prepared(house)
     house.post(house.rewrite("person 0", "what is a lamp", "it shines", language="en"))

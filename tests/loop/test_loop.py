@@ -54,6 +54,24 @@ def test_a_phone_number_was_redacted_and_is_nowhere_in_what_the_loop_made(ran: R
             assert b"7946 0958" not in file.read_bytes(), file
 
 
+def test_nothing_that_the_withdrawn_person_asked_is_in_version_2_or_in_the_spool(ran: Ran) -> None:
+    from plumbline.feedback import load_version
+    from plumbline.microworld import build_world, user_requests, users
+    from plumbline.shadow import read_pairs
+    from plumbline.stores import Ledger, LocalBlobs
+
+    world = build_world(SEED)
+    gone = next(user for user in users(world, SEED) if user.character == "withdraws")
+    asked = {request.messages for request in user_requests(world, SEED) if request.user.id == gone.id}
+    with Ledger(ran.out / "ledger.sqlite") as ledger:
+        version = load_version(ledger, LocalBlobs(ran.out / "blobs"), "microworld", 2)
+    brought = {e.prompt for _, e in version.examples if e.provenance.source in ("app", "review-panel")}
+    others = {request.messages for request in user_requests(world, SEED) if request.user.id != gone.id}
+    assert len(asked) > 10 and not (asked - others) & brought
+    spooled = {pair.spooled.messages for pair in read_pairs(ran.out / "shadow" / "aligned-1" / "spool")}
+    assert not (asked - others) & spooled
+
+
 def test_dataset_versions_verify_end_to_end(ran: Ran) -> None:
     stores = ["--ledger", str(ran.out / "ledger.sqlite"), "--blobs", str(ran.out / "blobs")]
     for version in ("1", "2"):

@@ -28,6 +28,7 @@ OBSERVATIONS = st.builds(
     shadow_balanced=st.none() | st.booleans(),
     shadow_agrees=st.none() | st.booleans(),
     serving=st.sampled_from([None, "reference", "p"]),
+    released=st.booleans(),
     refused=st.booleans(),
 )
 
@@ -36,6 +37,11 @@ OBSERVATIONS = st.builds(
 def test_nothing_is_promoted_without_a_pass_and_a_shadow_that_agrees(seen: CandidateObservation) -> None:
     if isinstance(reconcile(seen), Promote):
         assert seen.verdict is Verdict.PASS and seen.shadow_balanced and seen.shadow_agrees
+
+
+def test_a_candidate_that_was_released_and_then_superseded_is_left_alone() -> None:
+    seen = CandidateObservation("d", "p", "r", Verdict.PASS, True, True, serving="a later policy", released=True)
+    assert reconcile(seen) == Done("Superseded")
 
 
 def carried_out(seen: CandidateObservation, action: CandidateAction, verdict: Verdict) -> CandidateObservation:
@@ -49,7 +55,7 @@ def carried_out(seen: CandidateObservation, action: CandidateAction, verdict: Ve
         case Shadow():
             return replace(seen, shadow_balanced=True, shadow_agrees=True)
         case Promote(policy):
-            return replace(seen, serving=policy)
+            return replace(seen, serving=policy, released=True)
         case Refuse():
             return replace(seen, refused=True)
         case Done():

@@ -46,6 +46,14 @@ def test_a_pass_for_another_policy_or_one_that_is_not_stored_moves_nothing(desk:
         releases.move_release("assistant", digest_of("aligned"), digest_of("made up"), "please", "owner")
 
 
+def test_a_pass_against_anything_but_what_users_have_moves_nothing(desk: Any) -> None:
+    releases, aligned = desk.ledger.releases, digest_of("aligned")
+    releases.move_release("assistant", digest_of("what users have"), None, "first", "owner")
+    passed = releases.record_decision(make.decision(aligned))  # against digest_of("reference")
+    with pytest.raises(PlumblineError, match="compares with .* users have"):
+        releases.move_release("assistant", aligned, passed, "please", "owner")
+
+
 def test_releasing_again_what_is_released_changes_nothing(desk: Any) -> None:
     releases = desk.ledger.releases
     for _ in range(3):

@@ -68,7 +68,8 @@ class Accounting(Collector):
     def collect(self) -> Iterator[Metric]:
         counts = self.spool.counts()
         name = counts.experiment
-        spooled, pairs, shed = (_family(f"plumbline_shadow_{what}") for what in ("spooled", "pairs", "shed"))
+        names = ("plumbline_shadow_spooled", "plumbline_shadow_pairs", "plumbline_shadow_shed")
+        spooled, pairs, shed = (_family(name) for name in names)
         spooled.add_metric((name,), counts.spooled)
         pairs.add_metric((name,), counts.paired)
         for reason, n in counts.shed.items():
