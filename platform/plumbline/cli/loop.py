@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/loop"), show_default=True)
 @click.option("--seed", default=21, show_default=True, help="Drives world, reference, data order and traffic.")
-@click.option("--reference", help="A Hugging Face causal LM (directory or id) instead of the tiny one trained here.")
+@click.option(
+    "--reference",
+    help="A Hugging Face causal LM instead of the one trained here.",
+)
 @click.option("--adapter", type=click.Choice(["none", "lora"]), default="none", show_default=True)
 @click.option(
     "--workers", type=AT_LEAST_ONE, default=1, show_default=True, help="Ray Train workers; does not change the result."
@@ -50,7 +53,8 @@ def loop(
 ) -> None:
     """Run the loop: rubric, consented data, training, a gate that may refuse, live shadow, feedback, release.
 
-    Killed and started again it goes on where it was. Exit code 0 when the loop came to its end, whatever the gates
+    A --reference is judged by the invented world's own answer forms, so its scores say little about it elsewhere.
+    Killed and started again the loop goes on where it was. Exit code 0 when the loop came to its end, whatever the gates
     said: the report says it.
     """
     import os

@@ -1,8 +1,9 @@
 """How the default loop trains: the two fine-tuning recipes, and how they were chosen.
 
-The two runs differ in their data and in nothing that would explain the difference away: same learning rate, batch,
-epochs, schedule and frozen embeddings. `FIRST` sees the naive seed examples; `SECOND` sees those, what feedback
-added, weights on the slices that feedback brought (there are few of them), and replay of pre-training skills.
+Both runs have the same learning rate, batch, epochs, schedule and frozen embeddings. They differ in data *and* in the
+objective: `FIRST` sees the naive seed examples, evenly weighted; `SECOND` sees those, what feedback added, weights on
+slices (what feedback brought is little), and a replay share of what the reference could do and nobody complained
+about. What each of the three contributes is not separated here.
 
 Chosen on validation seeds 0..9 only. The default seed is 21 and the fresh seeds are 21..30, fixed before any of them
 was run; 11 and 12 were run under an earlier recipe, whose second policy missed the margin on corrections on one of

@@ -42,7 +42,7 @@ def resolve(directory_or_id: str | Path) -> Path:
         )
     except Exception as error:  # the hub client raises many kinds; all mean that the policy is not to be had
         raise PlumblineError(
-            f"the policy {directory_or_id!r} is no directory and the hub does not give it ({type(error).__name__})",
+            f"the policy '{directory_or_id}' is no directory and the hub does not give it ({type(error).__name__})",
             consequence="nothing was loaded",
             remedy="check the id and HF_HUB_OFFLINE, or download it first and pass the directory",
         ) from error

@@ -44,6 +44,10 @@ class People:
         self.seed = seed
         self.rubric = rubric
         self.pseudonyms = Pseudonyms(key)
+        kept = out / "tenant.key"  # beside the ledger, where `plumb consent` looks for it
+        if not kept.exists():
+            kept.touch(mode=0o600)
+            kept.write_bytes(key)
         self.users = users(world, seed)
         self._waiting: dict[str, list[PredictorProcess]] = {}
 

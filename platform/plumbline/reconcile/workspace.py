@@ -4,7 +4,7 @@
       loop.json        what this loop is: seed, recipe, reference, code; refused if it is another's
       journal.jsonl    one line per finished stage: its inputs' digest, its result, its seconds
       ledger.sqlite    consent, inbox, versions, decisions, releases      blobs/  their payloads
-      policies/  jobs/  answers/  reports/  shadow/  logs/
+      policies/  jobs/  answers/  shadow/  logs/              tenant.key  what pseudonyms are made with
 
 A stage is done when its line is in the journal, which is fsynced after the stage's artifacts are. Each stage can be
 run again from its beginning; what inside it is resumable (training, ingestion) resumes.
@@ -90,7 +90,7 @@ class Workspace:
                 raise PlumblineError(
                     f"{self.out} holds another run; it differs in " + "; ".join(changed),
                     consequence="nothing was run, what is there is unchanged",
-                    remedy="choose another --out, or remove that directory to begin anew",
+                    remedy="choose another --out (make loop OUT=DIR), or remove that directory to begin anew",
                 )
             self.lines = {line.name: line for line in self._read_journal()}
             return

@@ -1,4 +1,4 @@
-"""The ten behaviour areas, one file each. An eleventh is a file and a line in BEHAVIORS."""
+"""The ten behaviour areas, one file each. An eleventh is a file, a line in BEHAVIORS and its name in `records.Area`."""
 
 from plumbline.evaluation.behaviors import (
     catastrophic_forgetting,
