@@ -54,8 +54,8 @@ def loop(
     """Run the loop: rubric, consented data, training, a gate that may refuse, live shadow, feedback, release.
 
     A --reference is judged by the invented world's own answer forms, so its scores say little about it elsewhere.
-    Killed and started again the loop goes on where it was. Exit code 0 when it came to its end, whatever the gates said:
-    the report says it.
+    Killed and started again the loop goes on where it was. Exit code 0 when it came to its end, whatever the gates
+    said: the report says it.
     """
     import os
 
