@@ -22,7 +22,10 @@ def test_a_reader_that_leaves_is_no_fault_and_no_verdict(plumb, command):
 
 
 def test_a_full_device_behind_standard_output_is_said(plumb):
-    with Path("/dev/full").open("w") as full:
+    device = Path("/dev/full")
+    if not device.is_char_device():
+        pytest.skip("this machine has no /dev/full")
+    with device.open("w") as full:
         process = plumb.start("behaviors", stdout=full)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2

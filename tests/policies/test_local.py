@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plumbline.errors import PlumblineError
-from plumbline.policies.files import MANIFEST, manifest_of, write_manifest
+from plumbline.policies.files import MANIFEST, manifest_of, write_durably, write_manifest
 from plumbline.policies.local import LocalPolicy, logits_at
 from plumbline.policies.template import with_answer
 from plumbline.records import DecoderSettings, say
@@ -116,3 +116,11 @@ def test_weights_that_are_not_the_manifests_are_refused(tmp_path: Path, tiny_pol
     (copy / MANIFEST).write_text("{")
     with pytest.raises(PlumblineError, match="not a policy manifest"):
         LocalPolicy.load(copy)
+
+
+def test_a_device_or_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "folder", Path("/dev/null")):
+        with pytest.raises(PlumblineError, match="is no ordinary file"):
+            write_durably(place, b"text")
+    assert Path("/dev/null").is_char_device()

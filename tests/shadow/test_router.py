@@ -259,7 +259,7 @@ def test_a_full_spool_serves_and_counts(start: Start) -> None:
     run = start(EXPERIMENT.model_copy(update={"max_pending": 3}), shadow=False)
     for i in range(8):
         assert ask(run.openai_url, chat(f"q{i}"), x_plumbline_subject="yes1")[0] == 200
-    run.recorder.flush()
+    assert run.drain()
     counts = run.counts()
     assert (counts.spooled, counts.pending, counts.shed) == (8, 3, {"spool_full": 5})
 

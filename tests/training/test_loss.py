@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from plumbline.errors import PlumblineError
 from plumbline.policies.local import load_model, load_template
 from plumbline.records import KlTerm, Truncation, say
 from plumbline.training.loss import collate, weighted_loss
 from plumbline.training.prepare import TokenStore, prepare
-from training_helpers import gradients
+from training_helpers import gradients, make_examples
 
 
 @pytest.fixture(scope="module")
 def store(tiny_policy: Path) -> TokenStore:
-    from training_helpers import make_examples
-
     return prepare(make_examples(12), load_template(tiny_policy), Truncation(), {}).store
 
 
@@ -58,8 +57,6 @@ def test_kl_to_itself_is_zero_and_to_another_is_positive(tiny_policy: Path, stor
 
 
 def test_the_ledger_counts_what_the_loss_sees(tiny_policy: Path) -> None:
-    from training_helpers import make_examples
-
     prepared = prepare(make_examples(30), load_template(tiny_policy), Truncation(), {"refusals": 3.0})
     rows = prepared.ledger
     assert rows["all"].examples == 30 == rows["facts"].examples + rows["refusals"].examples
@@ -70,9 +67,6 @@ def test_the_ledger_counts_what_the_loss_sees(tiny_policy: Path) -> None:
 
 
 def test_an_answer_is_never_cut_and_every_cut_is_counted(tiny_policy: Path) -> None:
-    from plumbline.errors import PlumblineError
-    from training_helpers import make_examples
-
     examples = make_examples(20)
     long = examples[0].model_copy(update={"messages": (say("user", "ana " * 150), say("assistant", "ana ."))})
     endless = examples[1].model_copy(update={"messages": (say("user", "who ?"), say("assistant", "ana " * 200))})

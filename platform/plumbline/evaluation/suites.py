@@ -10,17 +10,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from plumbline.errors import PlumblineError
+from plumbline.policies.files import write_durably
 from plumbline.records import Suite, SuiteItem
 
 
 def save_suite(suite: Suite, path: Path) -> None:
-    """Written beside and renamed, so that a crash leaves the old file or the new one, never half."""
+    """Written durably, so that a crash leaves the old file or the new one, never half."""
     lines = [json.dumps({"suite": suite.name, "version": suite.version}, ensure_ascii=False)]
     lines += [item.model_dump_json() for item in suite.items]
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".writing")
-    draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_durably(path, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
 def load_suite(path: Path) -> Suite:

@@ -144,6 +144,12 @@ def verify(path: Path, manifest: PolicyManifest) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file so that it is either absent, old or whole: temporary file, fsync, rename, fsync of the folder."""
+    if path.exists() and not path.is_file():
+        raise PlumblineError(
+            f"{path} is there and is no ordinary file",
+            consequence="nothing was written: replacing a device or a folder by a file would break it",
+            remedy="name another path",
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
