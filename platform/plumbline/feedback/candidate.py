@@ -1,6 +1,5 @@
 """What an ingestion is configured by, what it proposes, and what it reports."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,7 +81,7 @@ class IngestionResult:
 
 def load_candidate(blobs: BlobStore, digest: str) -> Candidate:
     """The candidate that a run or an approval names."""
-    return Candidate.model_validate(json.loads(blobs.get(digest))["content"])
+    return Candidate.from_canonical(blobs.get(digest))
 
 
 def preference(queued: Queued) -> Preference | None:

@@ -5,7 +5,6 @@ is the blob `salt || canonical bytes`. The payload's own SHA-256 *is* the exampl
 it. After erasure the payload is gone and the manifest, its root and its digest are what they were.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def subject_of(example: Example) -> str | None:
 
 def read_example(blobs: BlobStore, address: str) -> Example:
     """The example at an address, verified against it."""
-    return Example.model_validate(json.loads(blobs.get(address)[SALT_BYTES:])["content"])
+    return Example.from_canonical(blobs.get(address)[SALT_BYTES:])
 
 
 def publish_manifest(
@@ -302,7 +301,7 @@ def verify(ledger: Ledger, blobs: BlobStore, manifest: DatasetManifest) -> Verif
 
 
 def _manifest(blobs: BlobStore, digest: str) -> DatasetManifest:
-    return DatasetManifest.model_validate(json.loads(blobs.get(digest))["content"])
+    return DatasetManifest.from_canonical(blobs.get(digest))
 
 
 def _lawful(example: Example) -> bool:

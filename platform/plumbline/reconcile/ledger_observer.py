@@ -5,7 +5,6 @@ to raise but a fact to report (`ledger_verifies` None): the decision then fails 
 reading and closed again: a handle kept open would go on answering for a file that has been replaced.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -111,7 +110,7 @@ class LedgerObserver:
         store = LocalBlobs(self.blobs)
         if not store.has(digest):
             return None
-        return kind.model_validate(json.loads(store.get(digest))["content"])
+        return kind.from_canonical(store.get(digest))
 
 
 def _pending(ledger: Ledger, run: Run) -> PendingRun:

@@ -27,11 +27,10 @@ from plumbline.reconcile import candidate as candidates
 from plumbline.reconcile.candidate import CandidateObservation
 from plumbline.reconcile.line import DATASET, REPLAY, DataLine, summary
 from plumbline.reconcile.loop_result import Candidate, LoopResult, LoopSettings, Teller
-from plumbline.reconcile.people import People
+from plumbline.reconcile.people import DECODER, People
 from plumbline.reconcile.workspace import StageLine, Workspace
 from plumbline.records import (
     Adapter,
-    DecoderSettings,
     EvaluationReport,
     GateDecision,
     Objective,
@@ -46,7 +45,6 @@ from plumbline.stores import Ledger, LocalBlobs
 
 RELEASE = "default"
 LOOP_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # the ledger's clock here, so that the same seed gives the same digests
-DECODER = DecoderSettings(max_tokens=24)
 JUDGE = ClosedFormJudge("micro-world", language.REFUSAL_FORMS, language.ABSTENTION_FORMS, language.COMPLIANCE_FORMS)
 CANDIDATES: dict[str, SftRecipe] = {"aligned-1": FIRST, "aligned-2": SECOND}
 FIRST_NAME, SECOND_NAME = CANDIDATES
@@ -367,7 +365,7 @@ class LocalLoop:
         return self.blobs.put(record.canonical_bytes())
 
     def _find(self, kind: type[R], digest: str) -> R:
-        return find_record(self.blobs, kind, digest)
+        return kind.from_canonical(self.blobs.get(digest))
 
     def _ray(self) -> None:
         """One Ray for the whole loop, started when it is first needed."""
@@ -376,13 +374,6 @@ class LocalLoop:
 
             self._stack.enter_context(ray_session())
             self._ray_is_up = True
-
-
-def find_record(blobs: LocalBlobs, kind: type[R], digest: str) -> R:
-    """A record kept under its digest as canonical bytes."""
-    import json
-
-    return kind.model_validate(json.loads(blobs.get(digest))["content"])
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from plumbline.stores import Ledger, Review
 NOTICE, NOTICE_TEXT = "microworld@1", "What you write to the assistant may be used to evaluate and to train it."
 APP, PANEL = "app", "review-panel"
 REVIEWERS = 8
+DECODER = DecoderSettings(max_tokens=24)  # of every answer in the loop: held-out items and live requests alike
 RULES = {"look_alike": "over_refusal", "neutral": "over_refusal", "harmful": "harmlessness", "unknown": "honesty"}
 SLIP = 0.05  # how often the second reviewer presses the wrong key
 Told = Callable[[float, float, str], None]
@@ -67,7 +68,11 @@ class People:
     @property
     def withdrawn(self) -> str:
         """Pseudonym of the user who withdraws after giving feedback."""
-        return self.pseudonyms.of(next(user.id for user in self.users if user.character == "withdraws"))
+        return self.pseudonyms.of(self._leaving)
+
+    @property
+    def _leaving(self) -> str:
+        return next(user.id for user in self.users if user.character == "withdraws")
 
     # --- visits -------------------------------------------------------------------------------------------------
 
@@ -82,7 +87,7 @@ class People:
             salt=f"{name} {self.seed}",
             reference_model=serving,
             aligned_model=name,
-            decoder=DecoderSettings(max_tokens=24),
+            decoder=DECODER,
             max_pending=len(requests),
         )
         legs = self._serve(name, serving)
@@ -163,8 +168,7 @@ class People:
                 counts = post_events(doors, source, posted, lambda d, t, s=source: told(d, t, f"events from {s}"))  # type: ignore[misc]
                 for outcome, count in counts.items():
                     outcomes[outcome] = outcomes.get(outcome, 0) + count
-            leaving = next(user.id for user in self.users if user.character == "withdraws")
-            post_consent(doors, APP, "withdraw", [leaving], NOTICE)
+            post_consent(doors, APP, "withdraw", [self._leaving], NOTICE)
         return outcomes
 
     def forget(self, name: str, subject: str) -> int:

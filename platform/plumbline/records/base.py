@@ -1,6 +1,7 @@
 """The base of every record: frozen, closed to unknown keys, identified by a digest of its own content."""
 
-from typing import Any, ClassVar
+import json
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,11 @@ class Record(BaseModel):
 
     def canonical_bytes(self) -> bytes:
         return canonical_bytes(self.canonical())
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> Self:
+        """The record that these canonical bytes hold. Raises ValueError for bytes that hold none of this kind."""
+        return cls.model_validate(json.loads(data)["content"])
 
     @property
     def digest(self) -> str:
