@@ -14,12 +14,25 @@ from plumbline.records.canonical import Digest
 from plumbline.records.decoding import DecoderSettings
 
 
+class Mask(Record):
+    """Which tokens are targets: the text of assistant turns and their end-of-turn token, never a prompt's or a tool's.
+
+    turns: `all` trains every assistant turn, `last` only the last one (earlier answers are context).
+    """
+
+    schema_id = "plumbline.dev/mask/v1"
+
+    turns: Literal["all", "last"] = "all"
+
+
 class Adapter(Record):
-    """`none` trains the policy's own weights; `lora` adds low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+    """`none` trains the policy's own weights; `lora` adds low-rank adapters (Hu et al. 2021, arXiv 2106.09685) to the
+    linear layers named by `targets`; `dora` splits them into magnitude and direction (Liu et al. 2024, 2402.09353);
+    `qlora` keeps the base weights of those layers in 4-bit NormalFloat (Dettmers et al. 2023, 2305.14314)."""
 
-    schema_id = "plumbline.dev/adapter/v1"
+    schema_id = "plumbline.dev/adapter/v2"
 
-    kind: Literal["none", "lora"] = "none"
+    kind: Literal["none", "lora", "qlora", "dora"] = "none"
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -29,9 +42,12 @@ class Adapter(Record):
 
 
 class Optimiser(Record):
-    """AdamW (Loshchilov and Hutter 2019) with linear warm-up and a cosine to `final_share` of the peak rate."""
+    """AdamW (Loshchilov and Hutter 2019) with linear warm-up, then by `schedule` a cosine or a straight line to
+    `final_share` of the peak rate, or the peak rate to the end."""
 
-    schema_id = "plumbline.dev/optimiser/v1"
+    schema_id = "plumbline.dev/optimiser/v2"
+
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
     learning_rate: float = Field(gt=0)
     beta1: float = 0.9
@@ -47,14 +63,16 @@ class Truncation(Record):
     """What happens to a conversation longer than `max_tokens`.
 
     drop: leave the example out. truncate_prompt_left: cut prompt tokens from the left, never the answer; an
-    answer that alone is too long is dropped. Every case is counted, and a run that would touch more than
-    `max_share` of its examples is refused.
+    answer that alone is too long is dropped. split: several rows of at most `max_tokens`, each supervised token in
+    exactly one of them, with up to half a row of what came before it as context; a cut answer carries no stop token
+    where it is cut. Every case is counted, and a run that would touch more than `max_share` of its examples is
+    refused.
     """
 
-    schema_id = "plumbline.dev/truncation/v1"
+    schema_id = "plumbline.dev/truncation/v2"
 
     max_tokens: int = Field(default=512, ge=8)
-    policy: Literal["drop", "truncate_prompt_left"] = "drop"
+    policy: Literal["drop", "truncate_prompt_left", "split"] = "drop"
     max_share: float = Field(default=0.02, ge=0, le=1)
 
 
@@ -90,24 +108,62 @@ class CheckpointChoice(Record):
         return self
 
 
-class Objective(Record):
-    """Sum over supervised tokens of slice weight times NLL, divided by the weighted supervised-token count of
-    the whole global batch, over micro-batches and ranks alike.
+ProbeName = Literal[
+    "refusal_benign", "refusal_harmful", "sycophancy_flip", "abstention_unknown", "base_skill"
+]  # fmt: skip
 
-    Supervised tokens are the contents of every assistant turn and its end-of-turn token. `replay` names a second
-    dataset version mixed in to `replay_share` of all examples. `frozen` lists parameter-name prefixes that do
-    not move. Not supported here: packing, preference losses, QLoRA.
+
+class ProbePlan(Record):
+    """Behaviour probes and samples every `every` steps, on `items` held-out items per probe of the suite named.
+
+    `margins` stops the run early: when a probe is worse than the base policy's own rate by more than its margin (a
+    difference of rates, 0 to 1), the policy is the last probed checkpoint before that, however late the news came.
     """
 
-    schema_id = "plumbline.dev/objective/v1"
+    schema_id = "plumbline.dev/probe-plan/v1"
+
+    suite: Digest | None = None
+    every: int = Field(default=100, ge=1)
+    items: int = Field(default=32, ge=1)
+    margins: dict[ProbeName, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _margins_are_of_a_suite(self) -> "ProbePlan":
+        if self.margins and self.suite is None:
+            raise ValueError("probes.margins need a probes.suite to be measured on")
+        if any(not 0 <= margin <= 1 for margin in self.margins.values()):
+            raise ValueError("a margin in probes.margins is a difference of rates, from 0 to 1")
+        return self
+
+
+class Objective(Record):
+    """Sum over supervised tokens of weight times NLL, divided by the weight of the whole global batch, over
+    micro-batches and ranks alike.
+
+    normaliser: `tokens` gives every supervised token the weight of its slice; `examples` gives every example the
+    weight of its slice, shared equally among its supervised tokens. layout: how a global batch is cut into
+    micro-batches: `padded` in order, `bucketed` by length, `packed` end to end without padding (documents never see
+    each other); all three give the same gradient to rounding. `replay` names a second dataset version mixed in to
+    `replay_share` of all examples. `frozen` lists parameter-name prefixes that do not move. `added_tokens` are added
+    to the tokenizer as special tokens, their embeddings begun at the mean. `seed` orders the batches, initialises
+    adapters and drives dropout (whose draws, alone of all, depend on the number of ranks). Not supported here:
+    preference losses.
+    """
+
+    schema_id = "plumbline.dev/objective/v2"
 
     dataset: Digest
     base_policy: Digest
     template: Digest
     rubric: Digest
+    added_tokens: tuple[str, ...] = ()
+    mask: Mask = Mask()
     truncation: Truncation = Truncation()
     batch_examples: int = Field(default=32, ge=1)
+    layout: Literal["padded", "bucketed", "packed"] = "bucketed"
     micro_batch_examples: int = Field(default=32, ge=1)
+    micro_batch_tokens: int = Field(default=16384, ge=8)
+    normaliser: Literal["tokens", "examples"] = "tokens"
     epochs: float = Field(default=1.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     slice_weights: dict[str, float] = Field(default_factory=dict)
@@ -118,31 +174,47 @@ class Objective(Record):
     optimiser: Optimiser
     frozen: tuple[str, ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
     checkpoint: CheckpointChoice = CheckpointChoice()
     checkpoint_every: int = Field(default=200, ge=1)
+    probes: ProbePlan = ProbePlan()
     seed: int = 0
     samples: DecoderSettings = DecoderSettings()
 
     @model_validator(mode="after")
-    def _replay_is_named(self) -> "Objective":
+    def _agrees_with_itself(self) -> "Objective":
         if (self.replay_share > 0) != (self.replay is not None):
             raise ValueError("replay and replay_share go together: name the replay dataset or set the share to 0")
         if self.adapter.kind != "none" and self.frozen:
             raise ValueError("an adapter trains nothing but itself: leave frozen empty")
         if any(weight < 0 for weight in self.slice_weights.values()):
             raise ValueError("slice weights are not negative")
+        if self.truncation.max_tokens > self.micro_batch_tokens:
+            raise ValueError("micro_batch_tokens is less than truncation.max_tokens: one example would not fit")
+        if self.probes.margins and self.checkpoint.rule != "last":
+            raise ValueError("probes.margins choose the checkpoint: leave checkpoint.rule at last")
         return self
 
 
 class MaskTotals(Record):
-    """One row of the mask ledger: token counts of a slice (or of all), and how many stop tokens are supervised."""
+    """One row of the mask ledger: a slice's counts (or everybody's).
 
-    schema_id = "plumbline.dev/mask-totals/v1"
+    `examples` that are trained on, in `rows` (more when examples are split, or expanded because their template
+    rewrites history); tokens that are context, supervised, or `ignored_tokens` (answers that the mask leaves out);
+    examples cut on the left, split, expanded, dropped; `truncated_tokens` cut away; supervised end-of-turn tokens.
+    """
+
+    schema_id = "plumbline.dev/mask-totals/v2"
 
     examples: int
+    rows: int = 0
     prompt_tokens: int
     supervised_tokens: int
+    ignored_tokens: int = 0
     truncated: int
+    truncated_tokens: int = 0
+    split: int = 0
+    expanded: int = 0
     dropped: int
     stop_supervised: int
     loss_share: float
@@ -151,15 +223,17 @@ class MaskTotals(Record):
 class TrainingRecord(Record):
     """What a finished run measured: not part of any identity, kept beside the policy's manifest."""
 
-    schema_id = "plumbline.dev/training-record/v1"
+    schema_id = "plumbline.dev/training-record/v2"
 
     objective: Digest
     steps: int
     examples_seen: int
     supervised_tokens: int
+    tokens: int = 0
     first_loss: float
     last_loss: float
     chosen_step: int
+    stopped_by: str = ""
     mask_ledger: dict[str, MaskTotals]
     wall_seconds: float
     workers: int
