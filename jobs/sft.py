@@ -4,7 +4,9 @@
 
 DIR is shared by all nodes. DIR/jobs/NAME is what `plumb train FILE --prepare-only --job DIR/jobs/NAME` wrote where
 the ledger is; workers need no ledger and no text, only the token store. Checkpoints go to DIR/ray/NAME and the policy
-to DIR/NAME: the same name resumes. PLUMBLINE_TRAIN_WORKERS and PLUMBLINE_TRAIN_GPUS_PER_WORKER size the run.
+to DIR/NAME: the same name resumes. The environment sizes the run: PLUMBLINE_TRAIN_WORKERS (N, or MIN:MAX of an elastic
+one), PLUMBLINE_TRAIN_GPUS_PER_WORKER, PLUMBLINE_TRAIN_SHARDED=1 (FSDP2). PLUMBLINE_METRICS_PORT serves Prometheus
+metrics of the run; MLFLOW_TRACKING_URI sends them to MLflow.
 """
 
 import argparse
@@ -13,17 +15,21 @@ import re
 import sys
 from pathlib import Path
 
+import click
 from pydantic import ValidationError
 
 from plumbline.cli.main import explain
-from plumbline.cli.options import first_fault, read_text
+from plumbline.cli.options import Workers, first_fault, read_text
 from plumbline.cli.train import require_free
 from plumbline.errors import PlumblineError
+from plumbline.evaluation.probes import judge_probes
 from plumbline.reconcile.provenance import code_digest
 from plumbline.records import Objective
-from plumbline.training.export import export, read_record
+from plumbline.training.export import export
+from plumbline.training.follow import following
 from plumbline.training.job import TrainingJob, changed_objective
-from plumbline.training.runners import run_with_ray
+from plumbline.training.probing import settle
+from plumbline.training.runners import run_with_ray, told
 
 
 def main() -> None:
@@ -57,13 +63,7 @@ def run(objective_file: Path, name: str, storage: Path) -> str:
             remedy="use letters, digits, dot, dash and underscore: it names folders below --storage",
         )
     objective = read_objective(objective_file)
-    workers = os.environ.get("PLUMBLINE_TRAIN_WORKERS", "1")
-    if not workers.isdecimal() or int(workers) < 1:
-        raise PlumblineError(
-            f"PLUMBLINE_TRAIN_WORKERS is {workers!r}",
-            consequence="nothing was trained",
-            remedy="give the number of Ray Train workers, 1 or more",
-        )
+    workers = workers_of(os.environ.get("PLUMBLINE_TRAIN_WORKERS", "1"))
     folder, out = storage / "jobs" / name, storage / name
     if not (folder / "plan.json").is_file():
         raise PlumblineError(
@@ -75,15 +75,40 @@ def run(objective_file: Path, name: str, storage: Path) -> str:
     if job.objective.digest != objective.digest:
         raise changed_objective(folder, job.objective, objective)
     require_free(out, objective, name)
-    if read_record(job) is None:
-        run_with_ray(
-            job,
-            name=name,
-            workers=int(workers),
-            use_gpu=os.environ.get("PLUMBLINE_TRAIN_GPUS_PER_WORKER", "0") != "0",
-            storage=storage / "ray",
-        )
+    port = os.environ.get("PLUMBLINE_METRICS_PORT", "")
+    if job.record is None:
+        with following(
+            folder,
+            run=name,
+            objective=objective,
+            metrics_port=int(port) if port.isdecimal() else None,
+            metrics_host="0.0.0.0",
+        ) as followers:
+            run_with_ray(
+                job,
+                name=name,
+                workers=workers,
+                use_gpu=os.environ.get("PLUMBLINE_TRAIN_GPUS_PER_WORKER", "0") != "0",
+                sharded=os.environ.get("PLUMBLINE_TRAIN_SHARDED", "0") == "1",
+                judge=judge_probes,
+                storage=storage / "ray",
+                on_progress=told(*(follower.progress for follower in followers)),
+                on_probe=told(*(follower.probed for follower in followers)),
+            )
+    settle(job)
     return export(job, out, name=name, code=code_digest()).digest
+
+
+def workers_of(said: str) -> int | tuple[int, int]:
+    """N or MIN:MAX."""
+    try:
+        return Workers().convert(said, None, None)
+    except click.BadParameter as error:
+        raise PlumblineError(
+            f"PLUMBLINE_TRAIN_WORKERS is {said!r}",
+            consequence="nothing was trained",
+            remedy="give the number of Ray Train workers, 1 or more, or MIN:MAX",
+        ) from error
 
 
 def read_objective(file: Path) -> Objective:

@@ -38,6 +38,18 @@ CATALOGUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "plumbline_refusal_rate": ("gauge", "Refusal rate on held-out prompts, by policy and prompt class.", ("policy", "prompt_class")),
     "plumbline_area_rate": ("gauge", "Rate on held-out prompts, by policy, area and metric.", ("policy", "area", "metric")),
     "plumbline_pressure_alarm": ("gauge", "1 while a failure pressure's monitor alarms.", ("pressure",)),
+    "plumbline_train_step": ("gauge", "Optimiser steps done.", ("run",)),
+    "plumbline_train_steps": ("gauge", "Optimiser steps that the run will take.", ("run",)),
+    "plumbline_train_loss": ("gauge", "Mean loss of the last reporting window, by slice, and of the whole batch (slice all).", ("run", "slice")),
+    "plumbline_train_kl": ("gauge", "KL to the reference in nats per token, where the objective asks for it.", ("run",)),
+    "plumbline_train_learning_rate": ("gauge", "Learning rate of the last step.", ("run",)),
+    "plumbline_train_grad_norm": ("gauge", "Norm of the gradient before clipping.", ("run",)),
+    "plumbline_train_tokens": ("gauge", "Tokens so far, supervised or real; falls back with the run when it resumes.", ("run", "kind")),
+    "plumbline_train_tokens_per_second": ("gauge", "Tokens per second, supervised or real.", ("run", "kind")),
+    "plumbline_train_mfu": ("gauge", "Share of the device's peak FLOPs that training uses, where the peak is known.", ("run",)),
+    "plumbline_train_eta_seconds": ("gauge", "Seconds until the last step, at the present speed.", ("run",)),
+    "plumbline_train_probe": ("gauge", "A behaviour probe's rate at the last checkpoint probed.", ("run", "probe")),
+    "plumbline_train_probe_breach": ("gauge", "How much worse than the base policy a probe is, once beyond its margin; else 0.", ("run", "probe")),
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from chart_tools import CHART, Doc
 from plumbline.metrics import CATALOGUE, exported_names
 
 RULES = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
-DASHBOARDS = {name: json.loads((CHART / "files" / f"{name}.json").read_text()) for name in ("refusal", "regression")}
+NAMES = ("refusal", "regression", "training")
+DASHBOARDS = {name: json.loads((CHART / "files" / f"{name}.json").read_text()) for name in NAMES}
 NAME = re.compile(r"\bplumbline_[a-z_]+\b")
 MATCHER = re.compile(r"(plumbline_[a-z_]+)\{([^}]*)\}")
 SUFFIXES = ("_total", "_bucket", "_sum", "_count")

@@ -121,10 +121,31 @@ def test_services_and_monitors_select_something_with_that_port(render: Render, s
         assert len(services) == len(named(docs, "Service"))
         for endpoint in monitor["spec"]["endpoints"]:
             assert all(endpoint["port"] in [port["name"] for port in doc["spec"]["ports"]] for doc in services)
-    for monitor in named(docs, "PodMonitor").values():
+    monitors = named(docs, "PodMonitor")
+    if monitor := monitors.pop("rel-plumbline-predictor", None):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         predictors = [doc["spec"]["predictor"] for doc in named(docs, "InferenceService").values()]
         assert predictors and all(matches(wanted, predictor["labels"]) for predictor in predictors)
+    if monitor := monitors.pop("rel-plumbline-training", None):
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        assert wanted.pop("ray.io/node-type") == "head"  # KubeRay's own label
+        heads = [doc["spec"]["rayClusterSpec"]["headGroupSpec"] for doc in named(docs, "RayJob").values()]
+        assert heads and all(matches(wanted, head["template"]["metadata"]["labels"]) for head in heads)
+    assert not monitors
+
+
+def test_whoever_is_monitored_may_be_scraped(render: Render) -> None:
+    docs = render("cpu-everything")
+    policies = named(docs, "NetworkPolicy")
+    for name, monitor in named(docs, "PodMonitor").items():
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        scrapers = [
+            rule["from"]
+            for rule in policies[name]["spec"]["ingress"]
+            if {"port": endpoint["portNumber"], "protocol": "TCP"} in rule.get("ports", [])
+        ]
+        monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        assert len(scrapers) == 1 and monitoring in scrapers[0], name
 
 
 def test_every_network_policy_selects_a_component_that_exists(render: Render, setup: str) -> None:

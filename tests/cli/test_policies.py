@@ -36,7 +36,13 @@ def test_an_objective_file_resolves_to_a_record_with_an_id(data, tiny_policy):
         ({"epochs": -1}, "epochs"),
         ({"colour": "red"}, "colour"),
         ({"adapter": "lora"}, "adapter"),
-        ({"replay": "absent"}, "absent"),
+        ({"replay": "absent"}, "replay and replay_share go together"),
+        ({"replay": "absent", "replay_share": 0.2}, "absent"),
+        ({"slice_weights": {"a": -1}}, "not negative"),
+        ({"probes": {"suite": "absent.jsonl"}}, "absent.jsonl"),
+        ({"probes": {"margins": {"refusal_benign": 0.1}}}, "need a probes.suite"),
+        ({"template": "klingon"}, "klingon"),
+        ({"template": "absent.jinja"}, "absent.jinja"),
     ],
 )
 def test_an_objective_that_means_nothing_says_which_key(data, tiny_policy, change, words):

@@ -1,7 +1,8 @@
 """A run ends with the same policy however often it is stopped, and refuses to become another run."""
 
 import json
-import shutil
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from plumbline.errors import PlumblineError
-from plumbline.policies.local import LocalPolicy
+from plumbline.policies.local import LocalPolicy, load_template
 from plumbline.records import Adapter, CheckpointChoice, DecoderSettings, Objective
 from plumbline.training import Trained, loop, train
-from plumbline.training.job import TrainingJob
+from plumbline.training.job import TrainingJob, prepare_job
 from plumbline.training.loop import train_rank
 from plumbline.training.runners import InProcess
 from training_helpers import make_examples
@@ -52,7 +53,7 @@ def weights(trained: Trained) -> bytes:
 def test_training_lowers_the_loss_and_records_what_made_the_policy(
     make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path
 ) -> None:
-    objective = make_objective(epochs=30.0)
+    objective = make_objective(epochs=60.0, checkpoint_every=100)
     trained = run(objective, tiny_policy, tmp_path)
     assert trained.record.last_loss < 0.5 * trained.record.first_loss
     assert trained.manifest.objective == objective.digest
@@ -152,25 +153,30 @@ def test_the_checkpoint_rule_keeps_the_best_validation_loss(
 def test_a_full_disk_at_a_checkpoint_leaves_the_previous_one(
     make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path
 ) -> None:
-    run(make_objective(max_steps=2), tiny_policy, tmp_path)
-    job = TrainingJob.load(tmp_path / "job")
-    shutil.rmtree(job.result)
-    shutil.rmtree(tmp_path / "job" / "checkpoint")
+    """A real limit on the size of files, from the second checkpoint on; then the run goes on from the first."""
+    objective = make_objective()
+    whole = run(objective, tiny_policy, tmp_path / "whole")
+    folder = tmp_path / "full"
 
-    class FullDisk(InProcess):
-        def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    class FillsUp(InProcess):
+        def save(self, metrics: dict[str, float], write: Callable[[Path], None], probe: int | None) -> None:
             if metrics["step"] > 3:
-                target = tmp_path / "not-a-folder"
-                target.write_text("")
-                write(target / "checkpoint")
-            else:
-                super().save(metrics, write)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            super().save(metrics, write, probe)
 
-    longer = TrainingJob.load(tmp_path / "job")
-    object.__setattr__(longer, "objective", make_objective())
-    with pytest.raises((PlumblineError, NotADirectoryError)):
-        train_rank(longer, FullDisk(longer.folder))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    template = load_template(tiny_policy)
+    job = prepare_job(folder / "job", objective, EXAMPLES, (), tiny_policy, template)
+    try:
+        with pytest.raises(PlumblineError, match="could not be written") as error:
+            train_rank(job, FillsUp(job))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert "the previous checkpoint is intact" in str(error.value)
     assert json.loads((job.folder / "checkpoint" / "state.json").read_text())["step"] == 3
+    assert weights(run(objective, tiny_policy, folder)) == weights(whole)
 
 
 @pytest.mark.slow

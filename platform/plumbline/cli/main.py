@@ -20,7 +20,8 @@ from plumbline.errors import PlumblineError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "loop": ("loop", "loop", "Run the whole loop on this machine, from rubric to release."),
     "train": ("train", "train", "Train an objective to an aligned policy, with Ray Train."),
-    "objective": ("objective", "objective", "Show an objective and its digest."),
+    "export": ("export", "export", "Write a trained job's policy, merged or as an adapter."),
+    "objective": ("objective", "objective", "Show an objective, its digest, and what its loss will see."),
     "evaluate": ("evaluate", "evaluate", "Compare an aligned policy with the reference on held-out suites."),
     "gate": ("evaluate", "gate", "Turn a report and margins into a verdict and an exit code."),
     "behaviors": ("contracts", "behaviors", "Print the ten behaviour areas as contracts."),

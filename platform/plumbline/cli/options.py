@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -18,6 +18,21 @@ FOLDER = Path(".plumbline")
 PORT = click.IntRange(0, 65535)
 AT_LEAST_ONE = click.IntRange(min=1)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Workers(click.ParamType[int | tuple[int, int]]):
+    """A number of workers, or MIN:MAX of an elastic run."""
+
+    name = "N or MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        if not isinstance(value, str):
+            return cast(int | tuple[int, int], value)
+        found = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", value)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if low > high:
+            self.fail(f"{value!r} is no number of workers: give N or MIN:MAX, from 1 up", param, ctx)
+        return low if low == high else (low, high)
 
 
 def stores(command: F) -> F:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from plumbline.cli.objective import superseded_too
 from plumbline.cli.options import (
-    AT_LEAST_ONE,
+    PORT,
+    Workers,
     as_json,
     interruptible,
     open_blobs,
@@ -18,6 +20,7 @@ from plumbline.cli.options import (
 
 if TYPE_CHECKING:
     from plumbline.records import Objective
+    from plumbline.training.export import Form
 
 
 @click.command()
@@ -25,11 +28,15 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Directory of the policy to write.")
 @click.option("--name", help="Name of the policy (default: the directory's).")
 @click.option("--job", type=click.Path(path_type=Path), help="Job folder (default: OUT.job); resumes from it.")
-@click.option("--adapter", type=click.Choice(["none", "lora"]), help="Override the file's adapter.")
-@click.option("--workers", type=AT_LEAST_ONE, default=1, show_default=True, help="Ray Train workers.")
+@click.option("--adapter", type=click.Choice(["none", "lora", "qlora", "dora"]), help="Override the file's adapter.")
+@click.option("--workers", type=Workers(), default="1", show_default=True, help="Ray Train workers: N, or MIN:MAX.")
 @click.option("--gpu", is_flag=True, help="One GPU per worker.")
+@click.option("--sharded", is_flag=True, help="Spread the weights over the workers (FSDP2) instead of copying them.")
 @click.option("--in-process", is_flag=True, help="Without Ray, one rank in this process.")
+@click.option("--form", type=click.Choice(["merged", "adapter"]), default="merged", help="What to export.")
+@click.option("--metrics-port", type=PORT, help="Serve Prometheus metrics of the run on this port (0: any).")
 @click.option("--prepare-only", is_flag=True, help="Only write the job folder, for a RayJob to run.")
+@superseded_too
 @as_json
 @stores
 def train(
@@ -38,17 +45,23 @@ def train(
     name: str | None,
     job: Path | None,
     adapter: str | None,
-    workers: int,
+    workers: int | tuple[int, int],
     gpu: bool,
+    sharded: bool,
     in_process: bool,
+    form: "Form",
+    metrics_port: int | None,
     prepare_only: bool,
+    superseded: bool,
     json_out: bool,
     ledger: Path,
     blobs: Path,
 ) -> None:
     """Train the objective in FILE. Stopped anywhere and run again, it ends with the same policy.
 
-    With --prepare-only, --job alone is enough: nothing is trained, and the RayJob names the policy.
+    With --prepare-only, --job alone is enough: nothing is trained, and the RayJob names the policy. MLFLOW_TRACKING_URI
+    sends metrics to MLflow; TensorBoard files lie in the job folder. With --workers MIN:MAX the run takes what there is
+    and grows or shrinks between checkpoints.
     """
     import os
 
@@ -59,49 +72,65 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rich.console import Console
-    from rich.progress import Progress
     from transformers.utils import logging
 
     from plumbline.cli.objective import resolve_objective
+    from plumbline.console.training_view import TrainingView
+    from plumbline.evaluation.probes import judge_probes
     from plumbline.policies.local import load_template
     from plumbline.reconcile.provenance import code_digest
     from plumbline.training import train as run
+    from plumbline.training.follow import following
     from plumbline.training.job import prepare_job
+    from plumbline.training.runners import told
 
     store = open_ledger(ledger, must_exist=True)
     overrides = {"adapter": {"kind": adapter}} if adapter else {}
-    found = resolve_objective(file, store, open_blobs(blobs, must_exist=True), **overrides)
+    kept = open_blobs(blobs, must_exist=True)
+    found = resolve_objective(file, store, kept, superseded=superseded, **overrides)
     replay = found.replay.train if found.replay else ()
     if out is None or prepare_only:
-        prepared = prepare_job(folder, found.objective, found.data.train, replay, found.base, load_template(found.base))
+        template = load_template(found.base, found.template, found.objective.added_tokens)
+        prepared = prepare_job(
+            folder, found.objective, found.data.train, replay, found.base, template, probe_items=found.probe_items
+        )
         if json_out:
             print_json({"job": str(folder), "objective": found.objective.digest, "steps": prepared.order.steps})
         else:
             click.echo(f"{folder} is ready: {prepared.order.steps} steps, objective {found.objective.digest}")
         return
-    require_free(out, found.objective, name or out.name)
+    name = name or out.resolve().name
+    require_free(out, found.objective, name)
     if gpu or not in_process:
-        require_machine(workers, gpu=gpu)
+        require_machine(workers if isinstance(workers, int) else workers[0], gpu=gpu)
     logging.disable_progress_bar()
     terminal = Console(stderr=True)
-    progress = Progress(console=terminal, transient=True, disable=not terminal.is_terminal)
-    with interruptible(), progress:
-        task = progress.add_task(f"training {out.name}", total=None)
+    with (
+        interruptible(),
+        following(folder, run=name, objective=found.objective, metrics_port=metrics_port) as followers,
+        TrainingView(name, terminal, enabled=not json_out) as view,
+    ):
+        for follower in followers if not json_out else []:
+            click.echo(follower.where, err=True)
         trained = run(
             found.objective,
             found.data.train,
             base=found.base,
             out=out,
-            name=name or out.name,
+            name=name,
             job_folder=folder,
             replay=replay,
+            template=found.template,
+            probe_items=found.probe_items,
+            judge=judge_probes,
             runner="in-process" if in_process else "ray",
             workers=workers,
             use_gpu=gpu,
+            sharded=sharded,
+            form=form,
             code=code_digest(),
-            on_progress=lambda p: progress.update(
-                task, completed=p["step"], total=p["steps"], description=f"loss {p['loss']:.3f}"
-            ),
+            on_progress=told(view.progress, *(follower.progress for follower in followers)),
+            on_probe=told(view.probed, *(follower.probed for follower in followers)),
         )
     store.releases.record_policy(trained.manifest, found.objective)
     record = trained.record
@@ -112,7 +141,10 @@ def train(
     click.echo(f"  {record.steps} steps, {record.supervised_tokens} supervised tokens, {record.wall_seconds:.1f} s")
     click.echo(f"  loss {record.first_loss:.3f} to {record.last_loss:.3f}; objective {record.objective}")
     total = record.mask_ledger["all"]
-    click.echo(f"  {total.examples} examples; {total.truncated} truncated, {total.dropped} dropped")
+    cut = f"{total.truncated} truncated, {total.split} split, {total.dropped} dropped"
+    click.echo(f"  {total.examples} examples in {total.rows} rows; {cut}")
+    if record.stopped_by:
+        click.echo(f"  stopped by {record.stopped_by}; the policy is that of step {record.chosen_step}")
 
 
 def require_free(out: Path, objective: "Objective", name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from plumbline.errors import PlumblineError
@@ -109,8 +109,10 @@ class LocalPolicy:
         return Completion(text, finish, len(tokens))
 
     def log_likelihood(self, pairs: Sequence[tuple[Conversation, str]]) -> list[LogLikelihood]:
-        """log pi(answer | prompt) of each answer's text, end-of-turn excluded, in float32 nats."""
-        encoded = self.template.encode([with_answer(prompt, answer) for prompt, answer in pairs])
+        """log pi(answer | prompt) of each answer's text, end-of-turn excluded, in float32 nats. Answers that the prompt
+        holds are context. Raises PlumblineError where the template writes an answer in a form that cannot be masked."""
+        rows = self.template.encode([with_answer(prompt, answer) for prompt, answer in pairs], turns="last")
+        encoded = [row for [row] in rows]
         order = sorted(range(len(pairs)), key=lambda i: len(encoded[i].ids))
         scores: list[LogLikelihood | None] = [None] * len(pairs)
         batch: list[int] = []
@@ -187,21 +189,28 @@ class LocalPolicy:
 
 def logits_at(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Logits [wanted positions, vocabulary] for ids [rows, length] and wanted [rows, length - 1], where position i
-    predicts token i + 1. Only those positions meet the output layer, unless the architecture scales or caps its logits
-    (Gemma 2, Granite, Cohere): then its own forward pass makes them all."""
-    config = model.config
-    treated = getattr(config, "final_logit_softcapping", None) is not None or any(
-        getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling")
-    )
-    if treated:
+    predicts token i + 1. Only those positions meet the output layer, unless the architecture treats its logits."""
+    if treats_logits(model.config):
         return cast(torch.Tensor, model(ids, use_cache=False).logits[:, :-1][wanted])
     hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted]
     return cast(torch.Tensor, model.get_output_embeddings()(hidden))
 
 
-def load_template(path: Path) -> ChatTemplate:
-    """The chat template of a resolved directory, without its weights."""
-    return ChatTemplate(AutoTokenizer.from_pretrained(path), name=path.name)
+def treats_logits(config: Any) -> bool:
+    """Whether the architecture scales or caps its logits after the output layer (Gemma 2, Granite, Cohere): only its
+    own forward pass makes them."""
+    return getattr(config, "final_logit_softcapping", None) is not None or any(
+        getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling")
+    )
+
+
+def load_template(path: Path, text: str | None = None, added_tokens: tuple[str, ...] = ()) -> ChatTemplate:
+    """The chat template of a resolved directory, without its weights, or `text` in its place. `added_tokens` become
+    special tokens of the tokenizer; those that it does not have yet get the ids after its last one, in order."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    special = [AddedToken(token, special=True, normalized=False) for token in added_tokens]
+    tokenizer.add_tokens(special, special_tokens=True)
+    return ChatTemplate(tokenizer, name=path.name, text=text)
 
 
 def load_model(path: Path) -> tuple[Any, Any]:

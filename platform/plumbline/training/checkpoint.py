@@ -1,7 +1,11 @@
 """Checkpoints: safetensors and JSON only, written whole or not at all, tied to an objective id.
 
-A checkpoint folder holds `model.safetensors` (what trains), `optimiser.safetensors` (AdamW's moments),
-`chosen.safetensors` (the weights that the checkpoint rule prefers so far) and `state.json`, written last.
+    checkpoint/
+      shard-00000-of-00002.safetensors  each rank's rows of what trains, and of AdamW's moments (sharding.py)
+      chosen.safetensors                the weights that the checkpoint rule prefers so far, where it is not the last
+      state.json                        where the run is
+
+The ranks write into one folder, or the runner merges theirs. Any number of ranks, sharded or not, can load it.
 """
 
 import json
@@ -15,6 +19,9 @@ from safetensors.torch import load_file, save_file
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
 from plumbline.training.loss import Sums
+from plumbline.training.sharding import load_shards, save_shards
+
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -24,6 +31,7 @@ class State:
     objective: str
     step: int = 0
     examples: int = 0
+    supervised: int = 0
     tokens: int = 0
     first_loss: float = float("nan")
     last_loss: float = float("nan")
@@ -32,28 +40,33 @@ class State:
     seconds: float = 0.0
     window: Sums = field(default_factory=Sums)
 
+    @property
+    def tag(self) -> str:
+        """What the files of one checkpoint have in common."""
+        return f"{self.objective} step {self.step}"
+
 
 def save(
-    folder: Path, state: State, model: Any, optimiser: torch.optim.Optimizer, chosen: dict[str, torch.Tensor]
+    folder: Path,
+    state: State,
+    model: Any,
+    optimiser: torch.optim.Optimizer,
+    chosen: Weights | None,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> None:
-    """Write a checkpoint. Raises PlumblineError when the disk is full; an older checkpoint is not touched."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(trainable(model), folder / "model.safetensors")
-        save_file(_moments(model, optimiser), folder / "optimiser.safetensors")
-        save_file(chosen, folder / "chosen.safetensors")
-    except Exception as error:  # safetensors wraps I/O errors in its own kind
-        raise PlumblineError(
-            f"the checkpoint of step {state.step} could not be written to {folder}: {error}",
-            consequence="training stopped; the previous checkpoint is intact",
-            remedy="free space on that disk and run the same command: it goes on from the previous checkpoint",
-        ) from error
+    """Write a rank's part of a checkpoint. Raises PlumblineError when the disk is full; an older checkpoint is not
+    touched."""
+    save_shards(folder, rank, world, model, optimiser, state.tag)
+    if rank != 0:
+        return
+    if chosen is not None:
+        save_weights(chosen, folder / "chosen.safetensors")
     write_durably(folder / "state.json", json.dumps(asdict(state)).encode())
 
 
-def load(
-    folder: Path, objective: str, model: Any, optimiser: torch.optim.Optimizer
-) -> tuple[State, dict[str, torch.Tensor]]:
+def load(folder: Path, objective: str, model: Any, optimiser: torch.optim.Optimizer) -> tuple[State, Weights | None]:
     """Restore a checkpoint into model and optimiser. Raises PlumblineError under another objective id."""
     raw = json.loads((folder / "state.json").read_text())
     state = State(**{**raw, "window": Sums(**raw["window"])})
@@ -63,32 +76,29 @@ def load(
             consequence="resuming would mix two objectives in one policy, so nothing was trained",
             remedy="restore the objective that the run began with, or start under another run name",
         )
-    put(model, load_file(folder / "model.safetensors"))
-    moments = load_file(folder / "optimiser.safetensors")
-    for name, parameter in model.named_parameters():
-        if f"{name}|step" in moments:
-            optimiser.state[parameter] = {
-                key: moments[f"{name}|{key}"].to(parameter.device) for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-    return state, load_file(folder / "chosen.safetensors")
+    load_shards(folder, model, optimiser, state.tag)
+    chosen = folder / "chosen.safetensors"
+    return state, load_file(chosen) if chosen.is_file() else None
 
 
-def trainable(model: Any) -> dict[str, torch.Tensor]:
-    """A copy of the parameters that train, by name."""
-    return {n: p.detach().cpu().clone().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+def save_weights(weights: Weights, path: Path) -> None:
+    """Write weights so that the file is absent, old or whole. Raises PlumblineError when it cannot be written."""
+    building = path.with_name(f".{path.name}.building")
+    try:
+        save_file(weights, building)
+        building.replace(path)
+    except Exception as error:  # safetensors wraps I/O errors in its own kind
+        building.unlink(missing_ok=True)
+        raise PlumblineError(
+            f"{path} could not be written: {error}",
+            consequence="training stopped; the previous checkpoint is intact",
+            remedy="free space on that disk and run the same command: it goes on from the previous checkpoint",
+        ) from error
 
 
-def put(model: Any, weights: dict[str, torch.Tensor]) -> None:
+def put(model: Any, weights: Weights) -> None:
     """Copy weights into a model's parameters by name; every name must exist."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in weights.items():
             parameters[name].copy_(tensor)
-
-
-def _moments(model: Any, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}|{key}": value.detach().cpu().clone().contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimiser.state.get(parameter, {}).items()
-    }

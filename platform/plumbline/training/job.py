@@ -2,10 +2,12 @@
 
     job/
       objective.json      the objective
-      tokens.safetensors  the token store (training examples, then replay examples)
-      plan.json           which indices train, replay and validate; the base policy's directory; the mask ledger
+      tokens.safetensors  the token store (training rows, then replay rows)
+      mask_ledger.jsonl   what became of each example's tokens
+      plan.json           which rows train, replay and validate; the base policy's directory; the template; the totals
+      probes/             items and weights for behaviour probes (probing.py)
       progress.jsonl      one line per reporting window, appended by rank 0 (people and the progress bar read it)
-      result/             the chosen weights and the training record, written last
+      result/             the chosen weights, trained.json, and the training record, written last
 
 The driver prepares it; workers on other nodes read it from shared storage. Prepared twice, it is the same.
 """
@@ -23,18 +25,21 @@ import numpy as np
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
 from plumbline.policies.template import ChatTemplate
-from plumbline.records import Example, MaskTotals, Objective
+from plumbline.records import Example, MaskTotals, Objective, SuiteItem, TrainingRecord
 from plumbline.training.order import BatchOrder
-from plumbline.training.prepare import TokenStore, prepare
+from plumbline.training.prepare import Prepared, ledger_lines, prepare
+from plumbline.training.store import TokenStore
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A prepared job. `train`, `replay` and `validation` are index ranges or sets into the token store."""
+    """A prepared job. `train`, `replay` and `validation` are rows of the token store; `template` is the text of the
+    chat template that it was encoded with."""
 
     folder: Path
     objective: Objective
     base: Path
+    template: str
     train: tuple[int, ...]
     replay: tuple[int, ...]
     validation: tuple[int, ...]
@@ -46,12 +51,26 @@ class TrainingJob:
 
     @property
     def order(self) -> BatchOrder:
-        o = self.objective
-        return BatchOrder(self.train, self.replay, o.replay_share, o.batch_examples, o.epochs, o.seed, o.max_steps)
+        return _order(self.objective, self.train, self.replay)
 
     @property
     def result(self) -> Path:
         return self.folder / "result"
+
+    @property
+    def probes(self) -> Path:
+        return self.folder / "probes"
+
+    @property
+    def stop(self) -> Path:
+        """Where a probe says that the run should stop."""
+        return self.probes / "stop.json"
+
+    @property
+    def record(self) -> TrainingRecord | None:
+        """The finished run's record; None while it has not finished."""
+        file = self.result / "record.json"
+        return TrainingRecord.model_validate_json(file.read_text()) if file.is_file() else None
 
     @classmethod
     def load(cls, folder: Path) -> "TrainingJob":
@@ -60,6 +79,7 @@ class TrainingJob:
             folder=folder,
             objective=Objective.model_validate_json((folder / "objective.json").read_text()),
             base=(folder / plan["base"]).resolve(),
+            template=plan["template"],
             train=tuple(plan["train"]),
             replay=tuple(plan["replay"]),
             validation=tuple(plan["validation"]),
@@ -74,11 +94,15 @@ def prepare_job(
     replay: Sequence[Example],
     base: Path,
     template: ChatTemplate,
+    *,
+    probe_items: Sequence[SuiteItem] = (),
+    refuse: bool = True,
 ) -> TrainingJob:
     """Write the job folder, or reuse one that holds this very objective.
 
     Raises PlumblineError when the folder holds another objective, when the template is not the one the objective
-    names, or when truncation would exceed its limit.
+    names, when a slice is named that no example has, when a token or a row does not fit the base policy, or (unless
+    `refuse` is false) when truncation would exceed its limit.
     """
     if template.digest != objective.template:
         raise PlumblineError(
@@ -91,46 +115,117 @@ def prepare_job(
         if job.objective.digest != objective.digest:
             raise changed_objective(folder, job.objective, objective)
         return job
-    folder.mkdir(parents=True, exist_ok=True)
-    prepared = prepare([*examples, *replay], template, objective.truncation, objective.slice_weights)
+    # rows in an order that only the words decide: not who filtered them, or by what code
+    places = by_content(examples)
+    examples, replay = [examples[i] for i in places], [replay[i] for i in by_content(replay)]
+    settings, weights = objective.truncation, objective.slice_weights
+    prepared = prepare(
+        [*examples, *replay], template, settings, weights, turns=objective.mask.turns, refuse=refuse
+    )  # fmt: skip
+    prepared.store.require_slices(objective)
+    require_fit(prepared.store, base, len(template.tokenizer) if objective.added_tokens else 0)
     aside = set(_validation(examples, objective))
-    trained = [i for i, origin in enumerate(prepared.kept) if origin < len(examples) and origin not in aside]
-    validation = [i for i, origin in enumerate(prepared.kept) if origin in aside]
-    replayed = [i for i, origin in enumerate(prepared.kept) if origin >= len(examples)]
-    if not trained:
+    train = tuple(i for i, origin in enumerate(prepared.kept) if origin < len(examples) and origin not in aside)
+    if not train:
         raise PlumblineError(
-            f"all {len(validation)} examples that are left would be set aside for validation",
+            f"all {len(aside)} examples that are left would be set aside for validation",
             consequence="there is nothing to train on",
             remedy="lower checkpoint.validation_share: whole clusters are set aside, and this data has few",
         )
-    prepared.store.save(folder / "tokens.safetensors")
-    write_durably(folder / "objective.json", objective.model_dump_json(indent=2).encode())
+    replayed = tuple(i for i, origin in enumerate(prepared.kept) if origin >= len(examples))
+    validation = tuple(i for i, origin in enumerate(prepared.kept) if origin in aside)
+    return _write(folder, objective, prepared, train, replayed, validation, base, template, probe_items, places)
+
+
+def _write(
+    folder: Path,
+    objective: Objective,
+    prepared: Prepared,
+    train: tuple[int, ...],
+    replay: tuple[int, ...],
+    validation: tuple[int, ...],
+    base: Path,
+    template: ChatTemplate,
+    probe_items: Sequence[SuiteItem],
+    places: list[int],
+) -> TrainingJob:
+    """The files, plan.json last."""
+    order = _order(objective, train, replay)
+    shares = effective_shares(prepared.store, order, objective)
+    ledger = {
+        name: row.model_copy(update={"loss_share": shares.get(name, 1.0)}) for name, row in prepared.ledger.items()
+    }
     plan: dict[str, Any] = {
         "base": os.path.relpath(base.resolve(), folder.resolve()),  # so that a run's directory may be moved
-        "train": trained,
-        "replay": replayed,
+        "template": template.text,
+        "train": train,
+        "replay": replay,
         "validation": validation,
         "tokens": prepared.store.digest,
-        "ledger": {name: row.model_dump() for name, row in prepared.ledger.items()},
+        "ledger": {name: row.model_dump() for name, row in ledger.items()},
     }
-    order = BatchOrder(tuple(trained), tuple(replayed), objective.replay_share, objective.batch_examples,
-                       objective.epochs, objective.seed, objective.max_steps)  # fmt: skip
-    for name, share in effective_shares(prepared.store, order, objective.slice_weights).items():
-        plan["ledger"][name]["loss_share"] = share
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared.store.save(folder / "tokens.safetensors")
+    lines = "".join(ledger_lines(prepared.examples, places))
+    write_durably(folder / "mask_ledger.jsonl", lines.encode())
+    if probe_items:
+        (folder / "probes").mkdir(exist_ok=True)
+        items = json.dumps([item.model_dump(mode="json") for item in probe_items])
+        write_durably(folder / "probes" / "items.json", items.encode())
+    write_durably(folder / "objective.json", objective.model_dump_json(indent=2).encode())
     write_durably(folder / "plan.json", json.dumps(plan).encode())
     return TrainingJob.load(folder)
 
 
-def effective_shares(store: TokenStore, order: BatchOrder, weights: dict[str, float]) -> dict[str, float]:
+def by_content(examples: Sequence[Example]) -> list[int]:
+    """Indices of examples, ordered by a digest of their words and slice: the order of training must not move when
+    provenance does (another reviewer, another release of the ingestion code)."""
+
+    def key(index: int) -> bytes:
+        example = examples[index]
+        words = "\0".join(f"{m.role}\0{m.content}" for m in example.messages)
+        return hashlib.sha256(f"{example.slice}\0{words}".encode()).digest()
+
+    return sorted(range(len(examples)), key=key)
+
+
+def require_fit(store: TokenStore, base: Path, vocabulary: int) -> None:
+    """Raise when a token id is outside the base policy's vocabulary (grown to `vocabulary` where tokens are added), or
+    a row is longer than its positions."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base).get_text_config()
+    known = max(int(config.vocab_size), vocabulary)
+    if len(store.ids) and int(store.ids.max()) >= known:
+        raise PlumblineError(
+            f"token {int(store.ids.max())} is outside the base policy's vocabulary of {known}",
+            consequence="its label could not be predicted, so nothing was trained",
+            remedy="use the tokenizer that belongs to these weights, or name new tokens in added_tokens",
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and len(store) and int(store.lengths.max()) > positions:
+        raise PlumblineError(
+            f"a row has {int(store.lengths.max())} tokens, and the base policy has {positions} positions",
+            consequence="nothing was trained: beyond its positions the policy is not defined",
+            remedy=f"set truncation.max_tokens to {positions} or less",
+        )
+
+
+def effective_shares(store: TokenStore, order: BatchOrder, objective: Objective) -> dict[str, float]:
     """Share of each slice in the loss over the whole run: what is seen, how often, times its weight. Replay that is
     drawn in part and examples set aside count as what they are."""
     seen = np.zeros(len(store))
     for step in range(order.steps):
         np.add.at(seen, order.global_batch(step), 1)
-    mass = seen * store.targets * store.example_weights(weights)
+    mass = seen * store.targets * store.token_weights(objective)
     total = mass.sum() or 1.0
     by_slice = np.bincount(store.slices, weights=mass, minlength=len(store.slice_names)) / total
     return {name: round(float(share), 6) for name, share in zip(store.slice_names, by_slice, strict=True)}
+
+
+def _order(objective: Objective, train: tuple[int, ...], replay: tuple[int, ...]) -> BatchOrder:
+    o = objective
+    return BatchOrder(train, replay, o.replay_share, o.batch_examples, o.epochs, o.seed, o.max_steps)
 
 
 def _validation(examples: Sequence[Example], objective: Objective) -> tuple[int, ...]:

@@ -4,8 +4,7 @@ Step k of a run is the same set of examples on one CPU, on eight GPUs, and after
 k computes the permutation of k's epoch and reads nothing of what was skipped.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ class BatchOrder:
     epochs: float
     seed: int
     max_steps: int | None = None
+    _epochs: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def replay_per_epoch(self) -> int:
@@ -52,20 +52,21 @@ class BatchOrder:
         while start < end:
             epoch, offset = divmod(start, self.epoch_size)
             taken = min(end - start, self.epoch_size - offset)
-            parts.append(_epoch(self, epoch)[offset : offset + taken])
+            parts.append(self._epoch(epoch)[offset : offset + taken])
             start += taken
         return np.concatenate(parts)
 
-
-@lru_cache(maxsize=2)
-def _epoch(order: BatchOrder, epoch: int) -> NDArray[np.int64]:
-    """The shuffled indices of one epoch."""
-    drawn = [
-        order.replay[i]
-        for i in _cycled(len(order.replay), order.seed, epoch * order.replay_per_epoch, order.replay_per_epoch)
-    ]
-    indices = np.array([*order.train, *drawn], dtype=np.int64)
-    return np.asarray(indices[np.random.default_rng([order.seed, 1, epoch]).permutation(len(indices))])
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The shuffled indices of one epoch; the last two that were asked for are remembered."""
+        if epoch not in self._epochs:
+            count = self.replay_per_epoch
+            drawn = [self.replay[i] for i in _cycled(len(self.replay), self.seed, epoch * count, count)]
+            indices = np.array([*self.train, *drawn], dtype=np.int64)
+            shuffled = indices[np.random.default_rng([self.seed, 1, epoch]).permutation(len(indices))]
+            for old in sorted(self._epochs)[:-1]:
+                del self._epochs[old]
+            self._epochs[epoch] = shuffled
+        return self._epochs[epoch]
 
 
 def _cycled(size: int, seed: int, start: int, count: int) -> list[int]:

@@ -13,51 +13,79 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plumbline.errors import PlumblineError
 from plumbline.training.job import TrainingJob
+from plumbline.training.probing import Judge
+from plumbline.training.probing import probe as run_probe
 
 OnProgress = Callable[[dict[str, Any]], None]
+PREEMPTION_EVERY = 10  # steps
+
+
+def told(*listeners: OnProgress) -> OnProgress:
+    """One listener that tells all of them."""
+
+    def tell(line: dict[str, Any]) -> None:
+        for listener in listeners:
+            listener(line)
+
+    return tell
 
 
 @dataclass
 class InProcess:
-    """One rank in this process; checkpoints in `folder`, the newest kept. For tests, and machines without Ray."""
+    """One rank in this process; checkpoints in `job.folder`, the newest kept; probes on the training path. For tests,
+    and machines without Ray."""
 
-    folder: Path
+    job: TrainingJob
+    judge: Judge | None = None
+    device: str = "cpu"
     rank: int = 0
     world: int = 1
-    device: str = "cpu"
+    sharded: bool = False
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
         """The newest whole checkpoint: a kill between the two renames of `save` leaves it under `.old`."""
-        places = (self.folder / "checkpoint", self.folder / "checkpoint.old")
+        places = (self.job.folder / "checkpoint", self.job.folder / "checkpoint.old")
         yield next((place for place in places if (place / "state.json").is_file()), None)
 
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-        fresh, newest = self.folder / "checkpoint.new", self.folder / "checkpoint"
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None], probe: int | None) -> None:
+        newest = self.job.folder / "checkpoint"
+        fresh, old = newest.with_name("checkpoint.new"), newest.with_name("checkpoint.old")
         shutil.rmtree(fresh, ignore_errors=True)
         write(fresh)
-        old = self.folder / "checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
         if newest.exists():
+            shutil.rmtree(old, ignore_errors=True)
             newest.rename(old)
         fresh.rename(newest)
+        if probe is not None and self.judge is not None:
+            run_probe(self.job, probe, self.judge, self.device)
+
+    def preempted(self, step: int) -> bool:
+        return False
 
 
 class RayRank:
-    """A rank inside a Ray Train worker."""
+    """A rank inside a Ray Train worker. Probes run as Ray Train's validation tasks, beside the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: TrainingJob, *, sharded: bool, watch_preemption: bool, probing: bool) -> None:
         from ray.train import get_context
+        from ray.train.torch import get_device
 
         context = get_context()
+        self.job = job
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
-        self.device = self._device()
+        self.device = str(get_device())
+        self.sharded = sharded
+        self.probing = probing
+        self.watch_preemption = watch_preemption
+        self._warned = False
 
     @contextlib.contextmanager
     def resume(self) -> Iterator[Path | None]:
@@ -70,50 +98,76 @@ class RayRank:
         with found.as_directory() as folder:
             yield Path(folder)
 
-    def save(self, metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    def save(self, metrics: dict[str, float], write: Callable[[Path], None], probe: int | None) -> None:
+        """Every rank writes its shard; Ray Train merges them into one checkpoint."""
         from ray import train
 
-        if self.rank != 0:
-            train.report(metrics)
-            return
+        task: Any = False
+        if probe is not None and self.probing:
+            task = train.ValidationTaskConfig(fn_kwargs={"job": str(self.job.folder), "step": probe})
         with tempfile.TemporaryDirectory(prefix="plumbline-checkpoint-") as folder:
             write(Path(folder))
-            train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+            train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder), validation=task)
 
-    @staticmethod
-    def _device() -> str:
-        from ray.train.torch import get_device
+    def preempted(self, step: int) -> bool:
+        """Whether a node is about to be taken away: once, so that a last checkpoint is saved. Asked every few steps,
+        since asking is a barrier."""
+        if not self.watch_preemption or self._warned or step % PREEMPTION_EVERY:
+            return False
+        from ray.train import get_preemption_info
 
-        return str(get_device())
+        self._warned = get_preemption_info() is not None
+        return self._warned
 
 
-def run_in_process(job: TrainingJob, *, device: str = "cpu") -> None:
+def run_in_process(
+    job: TrainingJob,
+    *,
+    device: str = "cpu",
+    judge: Judge | None = None,
+    on_progress: OnProgress | None = None,
+    on_probe: OnProgress | None = None,
+) -> None:
+    """Run the job here, one rank, or go on with it."""
     from plumbline.training.loop import train_rank
 
-    train_rank(job, InProcess(job.folder, device=device))
+    with _watched(job, on_progress, on_probe):
+        train_rank(job, InProcess(job, judge=judge, device=device))
 
 
 def run_with_ray(
     job: TrainingJob,
     *,
     name: str,
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     use_gpu: bool = False,
+    sharded: bool = False,
+    judge: Judge | None = None,
     storage: Path | None = None,
     max_failures: int = 2,
     on_progress: OnProgress | None = None,
+    on_probe: OnProgress | None = None,
 ) -> None:
     """Run the job with Ray Train and wait. A run of the same name and storage goes on where it stopped.
 
-    Raises PlumblineError when Ray cannot place the workers or the run fails for good.
+    `workers` may be (min, max): the run starts with what there is, and grows and shrinks between checkpoints, over
+    the same sequence of global batches. `sharded` spreads parameters over the workers (FSDP2). Raises PlumblineError
+    when Ray cannot place the workers or the run fails for good.
     """
     with ray_session():
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
         from ray.train.torch import TorchTrainer
 
+        probing = judge is not None and job.objective.probes.suite is not None
+        device = "cuda" if use_gpu else "cpu"
         trainer = TorchTrainer(
             _ray_worker,
-            train_loop_config={"job": str(job.folder.resolve())},
+            train_loop_config={
+                "job": str(job.folder.resolve()),
+                "sharded": sharded,
+                "probing": probing,
+                "watch_preemption": bool(os.environ.get("RAY_ADDRESS")),
+            },
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
             run_config=RunConfig(
                 name=name,
@@ -121,8 +175,15 @@ def run_with_ray(
                 failure_config=FailureConfig(max_failures=max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
+            # beside the workers, not in their place: a probe must not wait until they have ended
+            validation_config=ValidationConfig(
+                partial(_ray_probe, judge=judge, device=device),
+                ray_remote_kwargs={"num_cpus": 0, "num_gpus": 0.01 if use_gpu else 0, "max_retries": 2},
+            )
+            if probing
+            else None,
         )
-        with _watch(job.folder / "progress.jsonl", on_progress):
+        with _watched(job, on_progress, on_probe):
             try:
                 trainer.fit()
             except Exception as error:
@@ -133,10 +194,24 @@ def run_with_ray(
                 ) from error
 
 
-def _ray_worker(config: dict[str, str]) -> None:
+def _ray_worker(config: dict[str, Any]) -> None:
     from plumbline.training.loop import train_rank
 
-    train_rank(TrainingJob.load(Path(config["job"])), RayRank())
+    job = TrainingJob.load(Path(config["job"]))
+    rank = RayRank(
+        job,
+        sharded=config["sharded"],
+        watch_preemption=config["watch_preemption"],
+        probing=config["probing"],
+    )
+    train_rank(job, rank)
+
+
+def _ray_probe(checkpoint: Any, *, job: str, step: int, judge: Judge | None, device: str) -> dict[str, float]:
+    """Ray Train's validation function: the weights lie in the job folder, so the checkpoint itself is not needed."""
+    assert judge is not None, "a run without a judge asks for no probes"
+    rates: dict[str, float] = run_probe(TrainingJob.load(Path(job)), step, judge, device)["rates"]
+    return rates
 
 
 @contextlib.contextmanager
@@ -175,6 +250,13 @@ def ray_session() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _watched(job: TrainingJob, on_progress: OnProgress | None, on_probe: OnProgress | None) -> Iterator[None]:
+    """Hand on what the run writes of its progress and its probes, while the block lasts."""
+    with _watch(job.folder / "progress.jsonl", on_progress), _watch(job.folder / "probes.jsonl", on_probe):
+        yield
+
+
+@contextlib.contextmanager
 def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     """Hand each new line of the progress file to `on_progress`, from a thread, until the block ends."""
     if on_progress is None:
@@ -183,15 +265,19 @@ def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     done = threading.Event()
 
     def follow(report: OnProgress) -> None:
-        offset = path.stat().st_size if path.exists() else 0
+        offset, told_of = 0, _last_step(path)
         while True:
             ending = done.is_set()
             if path.exists():
+                # a resumed run first takes back the lines of the steps that it does again
+                offset = offset if path.stat().st_size >= offset else 0
                 with path.open() as stream:
                     stream.seek(offset)
-                    while (line := stream.readline()).endswith("\n"):
-                        offset = stream.tell()
-                        report(json.loads(line))
+                    while (text := stream.readline()).endswith("\n"):
+                        offset, line = stream.tell(), json.loads(text)
+                        if line["step"] > told_of:
+                            told_of = line["step"]
+                            report(line)
             if ending:
                 return
             time.sleep(0.2)
@@ -203,6 +289,12 @@ def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=5)
+
+
+def _last_step(path: Path) -> int:
+    """The last step that the file tells of; -1 where there is none."""
+    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else -1
 
 
 def _cause(error: BaseException) -> str:

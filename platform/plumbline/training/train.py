@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from plumbline.errors import PlumblineError
-from plumbline.records import Example, Objective, PolicyManifest, TrainingRecord
+from plumbline.records import Example, Objective, PolicyManifest, SuiteItem, TrainingRecord
+from plumbline.training.export import Form
+from plumbline.training.probing import Judge
 from plumbline.training.runners import OnProgress
 
 
@@ -28,51 +30,58 @@ def train(
     name: str,
     job_folder: Path,
     replay: Sequence[Example] = (),
+    template: str | None = None,
+    probe_items: Sequence[SuiteItem] = (),
+    judge: Judge | None = None,
     runner: Literal["ray", "in-process"] = "ray",
     run_name: str | None = None,
-    workers: int = 1,
+    workers: int | tuple[int, int] = 1,
     use_gpu: bool = False,
+    sharded: bool = False,
+    form: Form = "merged",
     code: str = "",
     on_progress: OnProgress | None = None,
+    on_probe: OnProgress | None = None,
 ) -> Trained:
     """Run `objective` over `examples` from the policy at `base`; write the aligned policy to `out`.
 
     Stopped anywhere and called again with the same arguments, it ends with the same policy (bitwise on CPU).
-    Raises PlumblineError for a changed objective, an unmaskable template, too much truncation or a full disk.
+    `template` is the text of a chat template other than the base policy's own; `judge` scores the answers to
+    `probe_items` at checkpoints. Raises PlumblineError for a changed objective, an unmaskable template, too much
+    truncation, a base policy that is not what its manifest says, or a full disk.
     """
-    from plumbline.policies.files import manifest_of, resolve
+    from plumbline.policies.files import manifest_of, resolve, verify
     from plumbline.policies.local import load_template
-    from plumbline.training.export import export, read_record
+    from plumbline.training.export import export
     from plumbline.training.job import prepare_job
+    from plumbline.training.probing import settle
     from plumbline.training.runners import run_in_process, run_with_ray
 
     base = resolve(base)
-    template = load_template(base)
-    manifest = manifest_of(base, template.digest)
+    manifest = manifest_of(base, load_template(base).digest)
     if manifest.digest != objective.base_policy:
         raise PlumblineError(
             f"the policy at {base} is {manifest.digest[:19]}, the objective names {objective.base_policy[:19]}",
             consequence="nothing was trained: the result's record would be untrue",
             remedy="pass the base policy that the objective names, or write a new objective",
         )
-    job = prepare_job(job_folder, objective, examples, replay, base, template)
-    if read_record(job) is None:
+    verify(base, manifest)
+    chat = load_template(base, template, objective.added_tokens)
+    job = prepare_job(job_folder, objective, examples, replay, base, chat, probe_items=probe_items)
+    if job.record is None:
         if runner == "ray":
             run_with_ray(
                 job,
                 name=run_name or f"{name}-{objective.digest[7:19]}",
                 workers=workers,
                 use_gpu=use_gpu,
+                sharded=sharded,
+                judge=judge,
                 on_progress=on_progress,
+                on_probe=on_probe,
             )
         else:
-            run_in_process(job, device="cuda" if use_gpu else "cpu")
-    record = read_record(job)
-    if record is None:
-        raise PlumblineError(
-            f"the run in {job_folder} ended without a result",
-            consequence="no policy was exported",
-            remedy="see the run's log, then run the same command: it resumes from the last checkpoint",
-        )
-    exported = export(job, out, name=name, code=code)
-    return Trained(out, exported, record)
+            device = "cuda" if use_gpu else "cpu"
+            run_in_process(job, device=device, judge=judge, on_progress=on_progress, on_probe=on_probe)
+    record = settle(job)
+    return Trained(out, export(job, out, name=name, code=code, form=form), record)
