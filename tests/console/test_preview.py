@@ -147,6 +147,12 @@ def test_the_terminal_tells_figures_and_where_no_time_can_be_told(seen: Preview)
     assert "2 hours" in printed(measured) and "--flops-per-second" not in printed(measured)
 
 
+def test_a_layout_that_saves_nothing_is_pointed_out(seen: Preview) -> None:
+    assert "Lower micro_batch_examples" not in " ".join(printed(seen).split())
+    alone = replace(seen, plan=replace(seen.plan, micro_batches=1.0))
+    assert "Lower micro_batch_examples" in " ".join(printed(alone).split())
+
+
 def test_a_long_segment_is_shortened_in_the_terminal_alone(seen: Preview) -> None:
     row = replace(seen.rows[0], segments=(Segment("x" * 5000, False),))
     long = replace(seen, rows=(row,))

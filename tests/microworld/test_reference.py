@@ -60,7 +60,7 @@ def test_nobody_can_forge_a_role(tokenizer: Any) -> None:
 
 
 def test_the_answer_and_its_end_are_what_is_supervised(tokenizer: Any) -> None:
-    encoded = ChatTemplate(tokenizer).encode([(say("user", "who?"), say("assistant", "oslo."))])[0]
+    encoded = ChatTemplate(tokenizer).encode([(say("user", "who?"), say("assistant", "oslo."))])[0][0]
     supervised = [i for i, mark in zip(encoded.ids, encoded.supervised, strict=True) if mark]
     assert tokenizer.decode(supervised) == "oslo.<|end|>"
 
@@ -69,7 +69,7 @@ def test_pre_training_renders_exactly_what_the_template_renders(tokenizer: Any) 
     conversation = (say("system", "notes."), say("user", "who?"), say("assistant", "oslo."))
     (ids, marks), encoded = (
         references._encode(tokenizer, [conversation])[0],
-        ChatTemplate(tokenizer).encode([conversation])[0],
+        ChatTemplate(tokenizer).encode([conversation])[0][0],
     )
     assert ids == encoded.ids and marks == encoded.supervised
 

@@ -58,7 +58,7 @@ def test_log_likelihood_is_the_sum_over_the_answers_tokens(policy: LocalPolicy) 
     pairs = [(prompt, answer) for prompt in PROMPTS for answer in ("ana .", "a baker . ana is")]
     scores = policy.log_likelihood(pairs)
     for (prompt, answer), score in zip(pairs, scores, strict=True):
-        encoded = policy.template.encode([with_answer(prompt, answer)])[0]
+        encoded = policy.template.encode([with_answer(prompt, answer)])[0][0]
         with torch.no_grad():
             logp = policy.model(torch.tensor([encoded.ids])).logits[0].float().log_softmax(-1)
         places = [i for i, wanted in enumerate(encoded.content) if wanted]

@@ -51,7 +51,7 @@ def test_golden_digests_never_change_silently() -> None:
         "sha256:17c8c6f7f948ee1c9b93b1bc35f6edc29cbaf3022bff7d076d1c4831dd8a44a2"
     )
     assert say("user", "hello").digest == "sha256:c647660c42206158d997e94ac769a7b84a4ce83c30631e2471999779d862ef2e"
-    assert OBJECTIVE.digest == "sha256:ed9e885b1754b12f247c314a3f74b96defc48496b2f34e0934875bdd99235d59"
+    assert OBJECTIVE.digest == "sha256:7382ad4e684f4a8655acf0bf023fba9ecd7ad4c8e1498b0628fa8338184e1d1a"
     assert EXAMPLE.digest == "sha256:ef3c9a5cf1251a7352121e81176aa05bb3edef11b3d193abf4fce5393de40434"
     assert (
         example_address(b"\x00" * 16, EXAMPLE)

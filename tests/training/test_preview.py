@@ -165,6 +165,8 @@ def test_the_reference_is_paid_for_where_its_slices_are(tiny_policy: Path, make_
     with_kl = make_objective(kl=KlTerm(weight=0.5, slices=("refusals",)))
     anchored = preview_objective(with_kl, examples, (), tiny_policy).cost
     assert plain.flops < anchored.flops <= plain.flops * 4 / 3
+    packed = make_objective(layout="packed", kl=with_kl.kl, micro_batch_tokens=512)
+    assert preview_objective(packed, examples, (), tiny_policy).cost.over_bound >= 1.0
     assert anchored.memory.reference == 4 * anchored.shape.parameters
 
 

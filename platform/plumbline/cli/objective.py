@@ -26,6 +26,7 @@ from plumbline.cli.options import (
     read_text,
     read_yaml,
     stores,
+    superseded_too,
 )
 from plumbline.cli.preview import preview
 
@@ -48,11 +49,6 @@ class Resolved:
     replay: "DatasetVersionData | None"
     template: str | None = None
     probe_items: "tuple[SuiteItem, ...]" = ()
-
-
-superseded_too = click.option(
-    "--superseded", is_flag=True, help="Allow a dataset version that is not its dataset's head, to repeat a run."
-)
 
 
 @click.group()

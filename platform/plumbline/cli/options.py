@@ -52,6 +52,11 @@ def stores(command: F) -> F:
     return command
 
 
+def superseded_too(command: F) -> F:
+    text = "Allow a dataset version that is not its dataset's head, to repeat a run."
+    return click.option("--superseded", is_flag=True, help=text)(command)
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "json_out", is_flag=True, help="Print JSON for machines.")(command)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, as_json, open_blobs, open_ledger, print_json, stores
+from plumbline.cli.options import AT_LEAST_ONE, as_json, open_blobs, open_ledger, print_json, stores, superseded_too
 
 
 @click.command()
@@ -19,7 +19,7 @@ from plumbline.cli.options import AT_LEAST_ONE, as_json, open_blobs, open_ledger
     type=click.FloatRange(min=0, min_open=True),
     help="What one worker was measured to do, such as 1.2e14: adds the time that the run takes.",
 )
-@click.option("--superseded", is_flag=True, help="Allow a dataset version that is not its dataset's head.")
+@superseded_too
 @as_json
 @stores
 def preview(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plumbline.cli.objective import superseded_too
 from plumbline.cli.options import (
     PORT,
     Workers,
@@ -16,6 +15,7 @@ from plumbline.cli.options import (
     print_json,
     require_machine,
     stores,
+    superseded_too,
 )
 
 if TYPE_CHECKING:

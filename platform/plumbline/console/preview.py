@@ -181,10 +181,10 @@ def memory_in_words(preview: "Preview") -> list[tuple[str, str, str]]:
 
 def notes(preview: "Preview") -> list[str]:
     found, plan = [], preview.plan
-    if plan.layout == "bucketed" and plan.micro_batches <= 1 and plan.padding > 0.1:
+    if plan.layout == "bucketed" and plan.micro_batches < 2 and plan.padding > 0.1:
         found.append(
-            "Layout bucketed finds nothing to sort by length: a step is one micro-batch. Lower micro_batch_examples, "
-            "or choose layout packed; the gradient stays the same."
+            "Layout bucketed finds little to sort by length: a step is hardly more than one micro-batch. Lower "
+            "micro_batch_examples, or choose layout packed; the gradient stays the same."
         )
     if preview.cost.shape.upper_bound:
         found.append("A mixture of experts whose use is not stated: all experts are counted, so FLOPs are too high.")

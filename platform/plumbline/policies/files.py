@@ -61,7 +61,8 @@ def _require_weights(path: Path) -> None:
 
 def weights_digest(path: Path) -> str:
     """Digest over the names and contents of all that makes the network: weights, architecture, generation defaults."""
-    files = [*path.glob("*.safetensors"), path / "config.json", path / "generation_config.json"]
+    named = ("config.json", "generation_config.json", "adapter_config.json")
+    files = [*path.glob("*.safetensors"), *(path / name for name in named)]
     return digest_of({file.name: file_digest(file) for file in sorted(files) if file.is_file()})
 
 

@@ -161,7 +161,7 @@ class Objective(Record):
     truncation: Truncation = Truncation()
     batch_examples: int = Field(default=32, ge=1)
     layout: Literal["padded", "bucketed", "packed"] = "bucketed"
-    micro_batch_examples: int = Field(default=32, ge=1)
+    micro_batch_examples: int = Field(default=8, ge=1)
     micro_batch_tokens: int = Field(default=16384, ge=8)
     normaliser: Literal["tokens", "examples"] = "tokens"
     epochs: float = Field(default=1.0, gt=0)
@@ -199,9 +199,10 @@ class Objective(Record):
 class MaskTotals(Record):
     """One row of the mask ledger: a slice's counts (or everybody's).
 
-    `examples` that are trained on, in `rows` (more when examples are split, or expanded because their template
-    rewrites history); tokens that are context, supervised, or `ignored_tokens` (answers that the mask leaves out);
-    examples cut on the left, split, expanded, dropped; `truncated_tokens` cut away; supervised end-of-turn tokens.
+    `examples` that are trained on, in `rows` (more when examples are split, or expanded: one row per answer, where a
+    template rewrites history or an answer's first token would swallow its prompt's end); tokens of these rows that are
+    context (`prompt_tokens`) and supervised; `ignored_tokens` of answers that the mask leaves out; examples cut on the
+    left, split, expanded, dropped; `truncated_tokens` that no row carries; supervised end-of-turn tokens.
     """
 
     schema_id = "plumbline.dev/mask-totals/v2"

@@ -301,6 +301,8 @@ def _unwritten(out: Path, error: Exception) -> PlumblineError:
 def _publish(building: Path, out: Path) -> None:
     """Bring every byte to the disk, then give the directory its name."""
     for file in (*building.iterdir(), building):
+        # safetensors writes files that only their writer may read; a server runs as another user
+        file.chmod(file.stat().st_mode | (0o055 if file.is_dir() else 0o044))
         handle = os.open(file, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -76,13 +76,15 @@ class ChunkedLoss(torch.autograd.Function):
                         grad_weight += (flat.T @ inputs).to(grad_weight.dtype)
                 if grad_bias is not None:
                     grad_bias += slope.sum(0).to(grad_bias.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+                del logp, slope, flat, wanted  # or they would live on beside the next chunk's
+        ctx.made = (grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(nll, kl)
         return (weights * nll + anchors * kl).sum(), nll, kl
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        hidden, weight, bias = (None if made is None else made * grads[0] for made in ctx.saved_tensors)
+        # in place: the head's gradient may be gigabytes, and the graph is walked once
+        hidden, weight, bias = (None if made is None else made.mul_(grads[0]) for made in ctx.made)
         return hidden, weight, bias, None, None, None, None, None
 
 

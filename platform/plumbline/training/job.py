@@ -127,6 +127,8 @@ def prepare_job(
     aside = set(_validation(examples, objective))
     train = tuple(i for i, origin in enumerate(prepared.kept) if origin < len(examples) and origin not in aside)
     if not train:
+        if prepared.refusal is not None and not len(prepared.store):
+            raise prepared.refusal
         raise PlumblineError(
             f"all {len(aside)} examples that are left would be set aside for validation",
             consequence="there is nothing to train on",

@@ -22,8 +22,10 @@ Fate = Literal["kept", "truncated", "split", "dropped"]
 
 @dataclass(frozen=True)
 class ExampleMask:
-    """The mask ledger's line for one example: tokens of its rows that are context (`prompt`), `supervised`, `ignored`
-    (answers that the mask leaves out) and `truncated` (in no row), and how many end-of-turn tokens are supervised."""
+    """The mask ledger's line for one example: tokens of its rows that are context (`prompt`) and `supervised`; tokens
+    `truncated` (in no row); how many tokens of answers the mask leaves out (`ignored`: they are context at most), and
+    how many end-of-turn tokens are supervised. `expanded`: several rows, since its template rewrites history or an
+    answer's tokens would not begin where its prompt's end."""
 
     example: int
     slice: str
@@ -174,7 +176,7 @@ def _mask_of(
         fate=fate,
         rows=len(kept),
         expanded=len(encoded) > 1,
-        prompt=max(0, _tokens(kept) - supervised - ignored),
+        prompt=_tokens(kept) - supervised,
         supervised=supervised,
         ignored=ignored,
         truncated=truncated,

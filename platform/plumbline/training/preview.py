@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plumbline.policies.template import ChatTemplate
 from plumbline.records import Example, MaskTotals, Objective
-from plumbline.training.cost import Memory, Shape, attention_flops, bound, memory, shape_of, step_flops
+from plumbline.training.cost import Memory, Shape, attention_flops, memory, shape_of, step_flops
 from plumbline.training.job import TrainingJob, prepare_job
 from plumbline.training.store import TokenStore
 
@@ -292,7 +292,7 @@ def _walk(
     looked = np.unique(np.linspace(0, order.steps - 1, min(order.steps, STEPS_LOOKED_AT)).astype(int))
     seen = np.zeros(len(store), dtype=np.int64)
     cuts = computed = real = supervised = largest = labelled = 0
-    flops = attention = 0.0
+    flops = least = attention = 0.0
     for step in looked:
         batch = order.global_batch(int(step))
         np.add.at(seen, batch, 1)
@@ -302,8 +302,13 @@ def _walk(
                 through = lengths[micro] if packed else np.full(len(micro), lengths[micro].max())
                 size, labels = int(through.sum()), int(targets[micro].sum())
                 rows = size if shape.every_row else labels
-                kl = bool(in_kl[micro].any()) and bool(objective.kl.weight)  # one such row takes all through it
+                anchored = micro[in_kl[micro]]
+                kl = bool(len(anchored))  # one such row takes its whole micro-batch through the reference
                 flops += step_flops(shape, size, rows, frozen_body=frozen, kl_tokens=size * kl, kl_supervised=rows * kl)
+                least += step_flops(
+                    shape, int(lengths[micro].sum()), labels, frozen_body=frozen,
+                    kl_tokens=int(lengths[anchored].sum()), kl_supervised=int(targets[anchored].sum()),
+                )  # fmt: skip
                 attention += attention_flops(shape, through)
                 cuts, computed, largest = cuts + 1, computed + size, max(largest, size)
                 labelled = max(labelled, labels)
@@ -326,7 +331,7 @@ def _walk(
         flops=flops * scale,
         attention=attention * scale,
         per_supervised=flops / max(1, supervised),
-        over_bound=flops / max(1, supervised) / bound(shape, real, max(1, supervised), frozen_body=frozen),
+        over_bound=flops / least,
         memory=memory(
             shape, objective, micro_tokens=largest, micro_supervised=labelled, workers=workers, sharded=sharded
         ),
