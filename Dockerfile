@@ -18,10 +18,11 @@ WORKDIR /src
 # Heavy and seldom changed first: a change in our code rebuilds only the last layer.
 COPY constraints.txt ./
 RUN pip install --constraint constraints.txt "${TORCH_SPEC}"
-RUN pip install --constraint constraints.txt "ray[train]" transformers peft kserve kopf
+# default: Ray's dashboard, through which KubeRay submits a job; without it a RayJob never starts.
+RUN pip install --constraint constraints.txt "ray[default,train]" transformers peft kserve kopf
 COPY pyproject.toml README.md LICENSE ./
 COPY platform ./platform
-RUN pip install --constraint constraints.txt ".[operator]"
+RUN pip install --constraint constraints.txt ".[operator,tracking,qlora]"
 
 FROM ${BASE_IMAGE}
 # wget: KubeRay's own probes of Ray pods call it.

@@ -56,11 +56,11 @@ def measure(arguments: list[str]) -> Measured:
     return Measured(time.monotonic() - started, peak, code)
 
 
-def options(description: str) -> argparse.ArgumentParser:
+def options(description: str, devices: tuple[str, ...] = ("cpu",)) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of the whole")
     parser.add_argument("--json", action="store_true", help="print rows and targets as JSON")
-    parser.add_argument("--device", default="cpu", choices=["cpu"], help="the loop's tiny policy runs on CPU")
+    parser.add_argument("--device", default="cpu", choices=devices, help="the loop's tiny policy runs on CPU")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     return parser
 

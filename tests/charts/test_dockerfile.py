@@ -1,5 +1,6 @@
 """The Dockerfile keeps hadolint's and our own rules, and the image has what the manifests call."""
 
+import importlib
 import re
 import tomllib
 from collections.abc import Callable
@@ -71,7 +72,8 @@ def test_its_entry_points_are_those_that_the_manifests_call(render: Callable[...
     project = tomllib.loads((REPO / "pyproject.toml").read_text())
     assert "plumb" in project["project"]["scripts"]
     installed = " ".join(steps("RUN"))
-    assert '".[operator]"' in installed and "kserve" in installed and '"ray[train]"' in installed
+    assert '".[operator,tracking,qlora]"' in installed and "kserve" in installed
+    assert '"ray[default,train]"' in installed, "without its dashboard, Ray's head takes no job"
 
     called: set[str] = set()
     for setup in SETUPS:
@@ -127,7 +129,8 @@ def options(text: str) -> set[str]:
 
 
 def test_python_entry_points_have_the_options_that_manifests_pass(render: Callable[..., list[Doc]]) -> None:
-    for doc in render("cpu-everything"):
+    asked = ("training.rayJob.sharded=true", "training.mlflow.trackingUri=http://mlflow:5000")
+    for doc in render("cpu-everything", *asked):
         if doc["kind"] == "InferenceService":
             (container,) = doc["spec"]["predictor"]["containers"]
             source = (REPO / "platform" / "plumbline" / "serving" / "predictor.py").read_text()
@@ -136,8 +139,12 @@ def test_python_entry_points_have_the_options_that_manifests_pass(render: Callab
         if doc["kind"] == "RayJob":
             assert options(doc["spec"]["entrypoint"]) <= options((REPO / "jobs" / "sft.py").read_text())
             (head,) = doc["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-            read = set(re.findall(r"PLUMBLINE_TRAIN_[A-Z_]+", (REPO / "jobs" / "sft.py").read_text()))
-            assert {item["name"] for item in head["env"] if item["name"].startswith("PLUMBLINE_")} == read
+            mentioned = r"\b(?:PLUMBLINE_(?:TRAIN|METRICS)|MLFLOW)_[A-Z_]+"
+            read = set(re.findall(mentioned, (REPO / "jobs" / "sft.py").read_text()))
+            assert {item["name"] for item in head["env"] if re.fullmatch(mentioned, item["name"])} == read
+            constants = importlib.import_module("ray.train.v2._internal.constants")
+            of_ray = {item["name"] for item in head["env"] if item["name"].startswith("RAY_TRAIN_")}
+            assert of_ray == {constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, constants.COLLECTIVE_TIMEOUT_S_ENV_VAR}
 
 
 def test_the_operator_reads_the_environment_that_the_chart_sets(render: Callable[..., list[Doc]]) -> None:

@@ -75,9 +75,11 @@ def test_every_container_can_write_to_tmp_and_asks_for_what_it_uses(render: Rend
             assert "memory" in container["resources"]["limits"], name
 
 
-def test_only_the_operator_holds_a_token(render: Render, setup: str) -> None:
+def test_only_the_operator_and_an_elastic_runs_autoscaler_hold_a_token(render: Render, setup: str) -> None:
     for name, pod in every_pod(render, setup):
-        assert pod["automountServiceAccountToken"] is name.endswith("-operator"), name
+        scaling = setup == "elastic" and name.endswith(" head")
+        assert pod["automountServiceAccountToken"] is (name.endswith("-operator") or scaling), name
+        assert not scaling or "serviceAccountName" not in pod, "KubeRay makes an account for that cluster alone"
     for doc in named(render(setup), "ServiceAccount").values():
         assert doc["automountServiceAccountToken"] is False
 
@@ -85,8 +87,8 @@ def test_only_the_operator_holds_a_token(render: Render, setup: str) -> None:
 def test_whatever_serves_is_probed_over_http(render: Render, setup: str) -> None:
     for name, pod in every_pod(render, setup):
         for container in pod["containers"]:
-            if "ports" not in container and container["name"] != "model":
-                continue
+            if ("ports" not in container and container["name"] != "model") or container["name"] == "ray-head":
+                continue  # KubeRay probes Ray's pods itself
             for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
                 port = container[probe]["httpGet"]["port"]
                 ports = container.get("ports", [{"containerPort": 8080}])
@@ -131,6 +133,12 @@ def test_services_and_monitors_select_something_with_that_port(render: Render, s
         assert wanted.pop("ray.io/node-type") == "head"  # KubeRay's own label
         heads = [doc["spec"]["rayClusterSpec"]["headGroupSpec"] for doc in named(docs, "RayJob").values()]
         assert heads and all(matches(wanted, head["template"]["metadata"]["labels"]) for head in heads)
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        for head in heads:  # Prometheus finds a pod's port by its number only where the pod names it
+            (container,) = head["template"]["spec"]["containers"]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports["train-metrics"] == endpoint["portNumber"]
+            assert {"name": "PLUMBLINE_METRICS_PORT", "value": str(endpoint["portNumber"])} in container["env"]
     assert not monitors
 
 
@@ -177,7 +185,8 @@ def test_names_resolve(render: Render, setup: str) -> None:
     accounts, maps = named(docs, "ServiceAccount"), named(docs, "ConfigMap")
     claims, theirs = named(docs, "PersistentVolumeClaim"), {"ledger", "policies"}
     for name, pod in every_pod(render, setup):
-        assert pod["serviceAccountName"] in accounts, name
+        kuberays = setup == "elastic" and name.endswith(" head")
+        assert kuberays or pod["serviceAccountName"] in accounts, name
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         templates = [
             claim["metadata"]["name"]
@@ -206,6 +215,37 @@ def test_names_resolve(render: Render, setup: str) -> None:
     for service in named(docs, "InferenceService").values():
         text = yaml.safe_dump(service)
         assert "pvc://" not in text or any(f"pvc://{claim}/" in text for claim in [*claims, *theirs])
+
+
+def reach(render: Render, *sets: str) -> set[int] | None:
+    """Ports that the head of a run may reach beside the other Ray pods; None without a rule for it."""
+    policy = named(render("gpu-pools", *sets), "NetworkPolicy").get("rel-plumbline-training-head")
+    if policy is None:
+        return None
+    assert policy["spec"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
+    (rule,) = policy["spec"]["egress"]
+    assert set(rule) == {"ports"} and policy["spec"]["policyTypes"] == ["Egress"]
+    return {port["port"] for port in rule["ports"]}
+
+
+def test_a_run_gets_out_of_the_cluster_only_for_what_was_asked(render: Render) -> None:
+    uri = "training.mlflow.trackingUri={}".format
+    assert reach(render) is None
+    assert reach(render, "training.mlflow.existingSecret=mlflow") is None, "a secret alone says nowhere to go"
+    assert reach(render, uri("http://mlflow.tracking:5000")) == {5000}
+    assert reach(render, uri("https://mlflow.example.org/at/10:30")) == {443}
+    assert reach(render, uri("http://mlflow.tracking"), "training.mlflow.podPort=5000") == {80, 5000}
+    assert reach(render, "training.rayJob.elastic=true") == {443, 6443}
+    assert reach(render, uri("http://[fd00::1]:5000"), "training.rayJob.elastic=true") == {443, 6443, 5000}
+
+
+def test_mlflows_credentials_reach_the_driver_alone_and_by_reference(render: Render) -> None:
+    asked = ("training.mlflow.trackingUri=http://mlflow:5000", "training.mlflow.existingSecret=mlflow")
+    for name, pod in [item for doc in render("gpu-pools", *asked) for item in pods(doc)]:
+        for container in pod["containers"]:
+            given = container.get("envFrom", [])
+            assert given == ([{"secretRef": {"name": "mlflow"}}] if name.endswith(" head") else []), name
+    assert all("envFrom" not in c for doc in render("gpu-pools") for _, pod in pods(doc) for c in pod["containers"])
 
 
 def test_everyone_who_opens_the_ledger_is_beside_the_collector(render: Render) -> None:

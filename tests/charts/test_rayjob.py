@@ -1,6 +1,7 @@
 """One training run, written by three hands: the renderer, the chart's template and the plain manifest."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -38,7 +39,7 @@ def values(setup: str) -> Doc:
     return found
 
 
-@pytest.mark.parametrize("setup", ["gpu-pools", "cpu-everything", "karpenter-kueue"])
+@pytest.mark.parametrize("setup", ["gpu-pools", "cpu-everything", "karpenter-kueue", "elastic"])
 def test_the_chart_writes_what_the_renderer_writes(render: Render, setup: str) -> None:
     (chart,) = [doc for doc in render(setup) if doc["kind"] == "RayJob"]
     given = values(setup)
@@ -53,6 +54,11 @@ def test_the_chart_writes_what_the_renderer_writes(render: Render, setup: str) -
         image_pull_secrets=tuple(given.get("image", {}).get("pullSecrets", ())),
         pod_labels=submitter["metadata"]["labels"],
         queue="plumbline-train" if "kueue" in given else None,
+        sharded=asked.get("sharded", False),
+        elastic=asked.get("elastic", False),
+        worker_start_timeout_seconds=asked.get("workerStartTimeoutSeconds", 1800),
+        mlflow_tracking_uri=given["training"].get("mlflow", {}).get("trackingUri", ""),
+        mlflow_secret=given["training"].get("mlflow", {}).get("existingSecret", ""),
     )
     assert chart["spec"] == rayjob(chart["metadata"]["name"], pools, settings)["spec"]
 
@@ -85,6 +91,49 @@ def test_the_config_map_carries_the_very_objective() -> None:
     assert volumes["spec"]["volumes"][0] == {"name": "objective", "configMap": {"name": made["metadata"]["name"]}}
 
 
+def head_env(spec: Doc) -> dict[str, str]:
+    (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    return {item["name"]: item["value"] for item in container["env"]}
+
+
+def test_a_run_is_fixed_and_copied_unless_asked_otherwise() -> None:
+    spec = rayjob("sft-1", [GPU], RayJobSettings(image="i"))["spec"]
+    assert head_env(spec)["PLUMBLINE_TRAIN_WORKERS"] == "2"
+    assert not {"PLUMBLINE_TRAIN_SHARDED", "MLFLOW_TRACKING_URI"} & set(head_env(spec))
+    assert not {"enableInTreeAutoscaling", "autoscalerOptions"} & set(spec["rayClusterSpec"])
+    sharded = rayjob("sft-1", [GPU], RayJobSettings(image="i", sharded=True))["spec"]
+    assert head_env(sharded)["PLUMBLINE_TRAIN_SHARDED"] == "1"
+
+
+@pytest.mark.parametrize(("pools", "workers"), [([GPU], "1:4"), ([CPU], "1:2"), ([replace(GPU, min_count=2), CPU], "")])
+def test_an_elastic_run_takes_what_its_pools_may_have(pools: list[NodePool], workers: str) -> None:
+    settings = RayJobSettings(image="i", elastic=True)
+    if not workers:
+        with pytest.raises(PlumblineError, match="mixed"):
+            rayjob("sft-1", pools, settings)
+        return
+    spec = rayjob("sft-1", pools, settings)["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert head_env(spec)["PLUMBLINE_TRAIN_WORKERS"] == workers
+    assert cluster["enableInTreeAutoscaling"] is True and cluster["autoscalerOptions"]["version"] == "v2"
+    assert cluster["autoscalerOptions"]["securityContext"]["readOnlyRootFilesystem"] is True
+    (mount,) = cluster["autoscalerOptions"]["volumeMounts"]
+    head, *others = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert mount["name"] in [volume["name"] for volume in head["template"]["spec"]["volumes"]]
+    assert all(group["template"]["spec"]["restartPolicy"] == "Never" for group in [head, *others])
+    assert "RAY_enable_autoscaler_v2" not in head_env(spec), "KubeRay sets it itself"
+    tokens = [group["template"]["spec"]["automountServiceAccountToken"] for group in [head, *others]]
+    assert tokens == [True] + [False] * len(others)
+
+
+@pytest.mark.parametrize("wrong", [{"pools": [replace(GPU, min_count=4)]}, {"queue": "train"}])
+def test_an_elastic_run_that_cannot_grow_or_must_queue_is_refused(wrong: Doc) -> None:
+    settings = RayJobSettings(image="i", elastic=True, queue=wrong.get("queue"))
+    with pytest.raises(PlumblineError, match="elastic") as error:
+        rayjob("sft-1", wrong.get("pools", [GPU]), settings)
+    assert error.value.remedy
+
+
 @pytest.mark.parametrize("pools", [[GPU], [CPU], [GPU, NodePool.from_values(values("gpu-pools")["pools"][0])]])
 def test_the_choices_that_cost_people_their_training_are_made(pools: list[NodePool]) -> None:
     spec = rayjob("sft-1", pools, RayJobSettings(image="i"))["spec"]
@@ -95,7 +144,12 @@ def test_the_choices_that_cost_people_their_training_are_made(pools: list[NodePo
     assert "runtimeEnvYAML" not in spec, "pip at start-up is the classic slow and failing start"
     cluster = spec["rayClusterSpec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    env = {item["name"]: item["value"] for item in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]}
+    env = head_env(spec)
+    assert int(env["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) >= 600, "GPU nodes take minutes to come"
+    assert int(env["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"]) > 0, "by default Ray Train waits for ever"
+    ports = {port["name"] for port in cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]}
+    assert ports >= {"gcs-server", "dashboard", "client"}, "a head that names a port gets none by default"
+    assert "metrics" not in ports, "KubeRay takes that name for Ray's own metrics"
     per_worker = int(env["PLUMBLINE_TRAIN_GPUS_PER_WORKER"])
     offered = 0
     for group, pool in zip(cluster["workerGroupSpecs"], pools, strict=True):

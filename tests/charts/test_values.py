@@ -78,6 +78,9 @@ def test_the_schema_knows_every_value() -> None:
         "pools[0].name=train",
         "secretKeys[0]=AWS_SECRET",
         "training.rayJob.name=Not_A_Name",
+        "training.rayJob.elastic=3",
+        "training.mlflow.trackingUri=http://me:secret@mlflow:5000",
+        "training.mlflow.trackingUri=databricks",
     ],
 )
 def test_helm_refuses_values_that_mean_nothing(helm: Helm, wrong: str) -> None:
@@ -108,6 +111,16 @@ POOL += "pools[0].resources.memory=4Gi,pools[0].sharedMemory=1Gi,pools[0].purpos
         (
             "training.rayJob.enabled=true,training.rayJob.pools[0]=p," + POOL.format(purpose="serve", gpus=1),
             "whose purpose is serve",
+        ),
+        (
+            "training.rayJob.enabled=true,training.rayJob.elastic=true,pools[0].minCount=1,"
+            + POOL.format(purpose="train", gpus=1).replace("minCount=0", "minCount=1"),
+            "nowhere to grow",
+        ),
+        (
+            "training.rayJob.enabled=true,training.rayJob.elastic=true,kueue.enabled=true,"
+            + POOL.format(purpose="train", gpus=1),
+            "exclude each other",
         ),
     ],
 )

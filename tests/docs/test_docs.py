@@ -209,6 +209,29 @@ def test_the_price_of_a_margin_in_clusters_is_tangos() -> None:
         assert tango(0, 0, n).low > -margin >= tango(0, 0, n - 1).low
 
 
+def test_what_training_is_said_to_refuse_is_what_the_code_says() -> None:
+    source = "\n".join(file.read_text("utf-8") for file in (REPOSITORY / "platform").rglob("*.py"))
+    rows = table("training.md", "| you bring | it says | do |")
+    assert len(rows) > 10
+    for _, said, _ in rows:
+        assert said in source, f"nothing says {said!r}"
+
+
+def test_the_table_of_promises_names_tests_that_are_there() -> None:
+    rows = table("training.md", "| promise | tested in |")
+    assert len(rows) > 10
+    for promise, where in rows:
+        for file in where.split(", "):
+            assert "def test_" in (REPOSITORY / file).read_text("utf-8"), promise
+
+
+def test_the_table_of_probes_is_the_code() -> None:
+    from plumbline.evaluation.probes import HIGHER_IS_BETTER
+
+    rows = table("training.md", "| probe | items: area, scorer | rate: the share that | better |")
+    assert {name: better == "up" for name, _, _, better in rows} == HIGHER_IS_BETTER
+
+
 def test_the_table_of_the_objective_has_every_field_with_its_default() -> None:
     from plumbline.records import DecoderSettings, Objective, Record
 
@@ -223,7 +246,9 @@ def test_the_table_of_the_objective_has_every_field_with_its_default() -> None:
     for name, default, _ in written:
         value = fields[name].get_default(call_default_factory=True)
         assert (default == "needed") == (fields[name].is_required() and name not in ("template", "rubric")), name
-        if isinstance(value, int | float):
+        if isinstance(value, bool):
+            assert default == str(value).lower(), name
+        elif isinstance(value, int | float):
             assert float(default) == value, name
         elif isinstance(value, str):
             assert default == value, name

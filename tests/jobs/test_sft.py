@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -102,4 +104,43 @@ def test_what_is_no_objective_no_name_or_no_number_of_workers_is_refused(storage
         assert faulted(sft(storage, objective=broken), "is not an objective")
     assert faulted(sft(storage, objective=tmp_path / "absent.json"), "absent.json")
     assert faulted(sft(storage, "../first", objective=broken), "no name for a run")
-    assert faulted(sft(storage, PLUMBLINE_TRAIN_WORKERS="many"), "PLUMBLINE_TRAIN_WORKERS is 'many'")
+    for wrong in ("many", "2:1", "0"):
+        assert faulted(sft(storage, PLUMBLINE_TRAIN_WORKERS=wrong), f"PLUMBLINE_TRAIN_WORKERS is '{wrong}'")
+
+
+@pytest.fixture
+def unfinished(storage: Path) -> str:
+    """The name of a job that nobody has run yet."""
+    kept = shutil.ignore_patterns("result", "checkpoint*", "progress.jsonl", "tensorboard")
+    shutil.rmtree(storage / "jobs" / "fresh", ignore_errors=True)
+    shutil.copytree(storage / "jobs" / "first", storage / "jobs" / "fresh", ignore=kept)
+    return "fresh"
+
+
+def test_a_run_that_could_not_be_followed_as_asked_is_refused_before_it_takes_a_gpu(
+    storage: Path, unfinished: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert faulted(sft(storage, unfinished, PLUMBLINE_METRICS_PORT=port), port, "nobody could scrape")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert faulted(sft(storage, unfinished, MLFLOW_TRACKING_URI=nobody), nobody, "MLflow")
+    assert not (storage / "ray" / unfinished).exists() and not (storage / unfinished).exists()
+
+
+@pytest.mark.slow
+def test_an_elastic_sharded_run_ends_with_a_policy_and_leaves_no_port_open(storage: Path, unfinished: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = {"PLUMBLINE_TRAIN_WORKERS": "1:2", "PLUMBLINE_TRAIN_SHARDED": "1", "PLUMBLINE_METRICS_PORT": str(port)}
+    done = sft(storage, unfinished, **asked)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (storage / "jobs" / unfinished / "progress.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == lines[-1]["steps"] == 3 and lines[-1]["workers"] in (1, 2)
+    with socket.socket() as after:
+        assert after.connect_ex(("127.0.0.1", port)) != 0

@@ -1,7 +1,7 @@
 """`plumb train`: an objective file to an aligned policy directory, with Ray Train."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,32 +77,35 @@ def train(
     from plumbline.cli.objective import resolve_objective
     from plumbline.console.training_view import TrainingView
     from plumbline.evaluation.probes import judge_probes
-    from plumbline.policies.local import load_template
     from plumbline.reconcile.provenance import code_digest
+    from plumbline.training import prepare
     from plumbline.training import train as run
     from plumbline.training.follow import following
-    from plumbline.training.job import prepare_job
     from plumbline.training.runners import told
 
     store = open_ledger(ledger, must_exist=True)
     overrides = {"adapter": {"kind": adapter}} if adapter else {}
     kept = open_blobs(blobs, must_exist=True)
     found = resolve_objective(file, store, kept, superseded=superseded, **overrides)
-    replay = found.replay.train if found.replay else ()
-    if out is None or prepare_only:
-        template = load_template(found.base, found.template, found.objective.added_tokens)
-        prepared = prepare_job(
-            folder, found.objective, found.data.train, replay, found.base, template, probe_items=found.probe_items
-        )
+    what: dict[str, Any] = {
+        "base": found.base,
+        "job_folder": folder,
+        "replay": found.replay.train if found.replay else (),
+        "template": found.template,
+        "probe_items": found.probe_items,
+    }
+    if out is not None and not prepare_only:
+        name = name or out.resolve().name
+        require_free(out, found.objective, name)
+        if gpu or not in_process:
+            require_machine(workers if isinstance(workers, int) else workers[0], gpu=gpu)
+    job_ready = prepare(found.objective, found.data.train, **what)
+    if out is None or name is None or prepare_only:
         if json_out:
-            print_json({"job": str(folder), "objective": found.objective.digest, "steps": prepared.order.steps})
+            print_json({"job": str(folder), "objective": found.objective.digest, "steps": job_ready.order.steps})
         else:
-            click.echo(f"{folder} is ready: {prepared.order.steps} steps, objective {found.objective.digest}")
+            click.echo(f"{folder} is ready: {job_ready.order.steps} steps, objective {found.objective.digest}")
         return
-    name = name or out.resolve().name
-    require_free(out, found.objective, name)
-    if gpu or not in_process:
-        require_machine(workers if isinstance(workers, int) else workers[0], gpu=gpu)
     logging.disable_progress_bar()
     terminal = Console(stderr=True)
     with (
@@ -115,13 +118,9 @@ def train(
         trained = run(
             found.objective,
             found.data.train,
-            base=found.base,
+            **what,
             out=out,
             name=name,
-            job_folder=folder,
-            replay=replay,
-            template=found.template,
-            probe_items=found.probe_items,
             judge=judge_probes,
             runner="in-process" if in_process else "ray",
             workers=workers,

@@ -6,7 +6,16 @@ The choices that cost people their training, made here once (KubeRay 1.7):
   a second submission resumes from the last checkpoint instead of starting at zero;
 - `shutdownAfterJobFinishes` is true (the default bills GPUs until somebody notices);
 - `backoffLimit` counts fresh clusters, and the submitter's own is 0: backing off is meant once;
-- the head gets no work (`num-cpus: "0"`), no pip at start-up, /dev/shm from memory, bounds on every group.
+- the head gets no work (`num-cpus: "0"`), no pip at start-up, /dev/shm from memory, bounds on every group;
+- Ray Train waits for cold nodes longer than its minute, and not without end for a rank that has hung;
+- the head names the ports that its Service needs: a container that names one gets none by default, and without
+  `dashboard` nobody could submit. The run's own metrics are `train-metrics`; `metrics` is what KubeRay calls Ray's;
+- only the head, where the driver runs, learns what the driver reads: the size of the run, MLflow and its credentials.
+
+Probes need no pod. Their task runs beside the workers and asks for 0.01 of a GPU, which the workers must leave free.
+
+An elastic run (`RayJobSettings.elastic`) has KubeRay's autoscaler (v2) in the head's pod. That one talks to the API
+server, so this head alone carries a token: of the account that KubeRay makes for the cluster, which ends with it.
 
 The chart's template writes the same object; a test holds the two equal.
 """
@@ -58,9 +67,9 @@ class NodePool:
         )
 
     @property
-    def workers(self) -> int:
+    def workers_per_node(self) -> int:
         """Ray Train workers: one per GPU, or one per node without any."""
-        return self.count * max(1, self.gpus_per_node)
+        return max(1, self.gpus_per_node)
 
     @property
     def node_selector(self) -> dict[str, str]:
@@ -74,7 +83,12 @@ class NodePool:
 
 @dataclass(frozen=True)
 class RayJobSettings:
-    """Where and with what a run is carried out. None of it changes the loss. Seconds are wall-clock."""
+    """Where and with what a run is carried out. None of it changes the loss. Seconds are wall-clock.
+
+    sharded: weights are spread over the workers (FSDP2). elastic: between the pools' `minCount` and `maxCount` nodes,
+    instead of `count`. mlflow_secret: a Secret whose keys become environment variables of the driver
+    (MLFLOW_TRACKING_TOKEN, or _USERNAME and _PASSWORD).
+    """
 
     image: str
     policies_claim: str = "plumbline-policies"
@@ -90,6 +104,12 @@ class RayJobSettings:
     pre_running_deadline_seconds: int = 3600
     ttl_seconds_after_finished: int = 86400
     backoff_limit: int = 2
+    sharded: bool = False
+    elastic: bool = False
+    worker_start_timeout_seconds: int = 1800
+    collective_timeout_seconds: int = 1800
+    mlflow_tracking_uri: str = ""
+    mlflow_secret: str = ""
     head_cpu: str = "1"
     head_memory: str = "4Gi"
     queue: str | None = None
@@ -112,10 +132,12 @@ def objective_config_map(objective: Objective, settings: RayJobSettings) -> Json
 def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Json:
     """The RayJob of the run `name` (see `run_name`) over `pools`, one worker group each.
 
-    Raises PlumblineError without a training pool, with a pool of another purpose, or with CPU and GPU pools mixed
-    (Ray Train workers of one run are alike).
+    Raises PlumblineError without a training pool, with a pool of another purpose, with CPU and GPU pools mixed
+    (Ray Train workers of one run are alike), or when it is to be elastic and cannot be.
     """
     _check(pools)
+    if settings.elastic:
+        _check_elastic(pools, settings)
     labels = dict(settings.labels)
     if settings.queue is not None:
         labels["kueue.x-k8s.io/queue-name"] = settings.queue
@@ -123,17 +145,30 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
     if settings.namespace:
         meta["namespace"] = settings.namespace
     command = f"python /app/jobs/sft.py --objective /etc/plumbline/objective.json --run-name {name} --storage /policies"
-    env = [
-        {"name": "HOME", "value": "/tmp"},
-        {"name": "HF_HUB_OFFLINE", "value": "1"},
-        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-        {"name": "PLUMBLINE_TRAIN_WORKERS", "value": str(sum(pool.workers for pool in pools))},
-        {"name": "PLUMBLINE_TRAIN_GPUS_PER_WORKER", "value": str(min(1, pools[0].gpus_per_node))},
-    ]
     head = {
         "requests": {"cpu": settings.head_cpu, "memory": settings.head_memory},
         "limits": {"memory": settings.head_memory},
     }
+    cluster: Json = {
+        "rayVersion": settings.ray_version,
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+            "template": _head_pod(head, pools, settings),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": pool.name,
+                "replicas": pool.count,
+                "minReplicas": pool.min_count,
+                "maxReplicas": pool.max_count,
+                "rayStartParams": {},
+                "template": _worker_pod(pool, settings),
+            }
+            for pool in pools
+        ],
+    }
+    if settings.elastic:
+        cluster |= {"enableInTreeAutoscaling": True, "autoscalerOptions": _autoscaler(settings)}
     spec: Json = {
         "entrypoint": command,
         "submissionMode": "K8sJobMode",
@@ -144,24 +179,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
         "backoffLimit": settings.backoff_limit,
         "submitterConfig": {"backoffLimit": 0},
         "submitterPodTemplate": _submitter(settings),
-        "rayClusterSpec": {
-            "rayVersion": settings.ray_version,
-            "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-                "template": _ray_pod("head", head, "1Gi", env, settings, None),
-            },
-            "workerGroupSpecs": [
-                {
-                    "groupName": pool.name,
-                    "replicas": pool.count,
-                    "minReplicas": pool.min_count,
-                    "maxReplicas": pool.max_count,
-                    "rayStartParams": {},
-                    "template": _ray_pod("worker", pool.resources, pool.shared_memory, env, settings, pool),
-                }
-                for pool in pools
-            ],
-        },
+        "rayClusterSpec": cluster,
     }
     if settings.queue is not None:
         spec["suspend"] = True
@@ -189,6 +207,44 @@ def _check(pools: Sequence[NodePool]) -> None:
             consequence=consequence,
             remedy="name pools of one kind: Ray Train's workers are alike",
         )
+
+
+def _check_elastic(pools: Sequence[NodePool], settings: RayJobSettings) -> None:
+    consequence = "no RayJob was written"
+    if settings.queue is not None:
+        raise PlumblineError(
+            "an elastic run cannot wait in a queue of Kueue, which admits runs of a fixed size",
+            consequence=consequence,
+            remedy="leave out elastic, or run it without Kueue",
+        )
+    if all(pool.min_count == pool.max_count for pool in pools):
+        raise PlumblineError(
+            f"an elastic run has nowhere to grow: {', '.join(pool.name for pool in pools)} is of a fixed size",
+            consequence=consequence,
+            remedy="set the pool's minCount below its maxCount, or leave out elastic",
+        )
+
+
+def _workers(pools: Sequence[NodePool], settings: RayJobSettings) -> str:
+    """PLUMBLINE_TRAIN_WORKERS: N, or MIN:MAX of an elastic run; never more than there are places, or the rest pends."""
+    if not settings.elastic:
+        return str(sum(pool.count * pool.workers_per_node for pool in pools))
+    fewest = max(1, sum(pool.min_count * pool.workers_per_node for pool in pools))
+    return f"{fewest}:{sum(pool.max_count * pool.workers_per_node for pool in pools)}"
+
+
+def _autoscaler(settings: RayJobSettings) -> Json:
+    """KubeRay's sidecar in the head's pod, held to the same rules as every other container."""
+    return {
+        "version": "v2",
+        "upscalingMode": "Default",
+        "idleTimeoutSeconds": 300,  # Ray Train looks once a minute whether it may grow: do not take nodes from under it
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": CONTAINER_SECURITY,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
 
 
 def _pod(settings: RayJobSettings, container: Json, volumes: list[Json], **more: Any) -> Json:
@@ -225,8 +281,50 @@ def _submitter(settings: RayJobSettings) -> Json:
     return _pod(settings, container, [{"name": "tmp", "emptyDir": {}}], restartPolicy="Never")
 
 
+COMMON = [
+    {"name": "HOME", "value": "/tmp"},
+    {"name": "HF_HUB_OFFLINE", "value": "1"},
+    {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+]
+PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "train-metrics": 9090}
+
+
+def _head_pod(resources: Json, pools: Sequence[NodePool], settings: RayJobSettings) -> Json:
+    """The pod of Ray's head, where the driver runs."""
+    read = {
+        "PLUMBLINE_TRAIN_WORKERS": _workers(pools, settings),
+        "PLUMBLINE_TRAIN_GPUS_PER_WORKER": str(min(1, pools[0].gpus_per_node)),
+        "PLUMBLINE_METRICS_PORT": str(PORTS["train-metrics"]),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(settings.worker_start_timeout_seconds),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(settings.collective_timeout_seconds),
+    }
+    if settings.sharded:
+        read["PLUMBLINE_TRAIN_SHARDED"] = "1"
+    if settings.mlflow_tracking_uri:
+        read["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    env = [*COMMON, *({"name": name, "value": value} for name, value in read.items())]
+    made = _ray_pod("head", resources, "1Gi", env, settings)
+    (container,) = made["spec"]["containers"]
+    container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS.items()]
+    if settings.mlflow_tracking_uri and settings.mlflow_secret:
+        container["envFrom"] = [{"secretRef": {"name": settings.mlflow_secret}}]
+    if settings.elastic:
+        del made["spec"]["serviceAccountName"]  # KubeRay makes one, for this cluster's autoscaler
+        made["spec"] |= {"automountServiceAccountToken": True, "restartPolicy": "Never"}
+    return made
+
+
+def _worker_pod(pool: NodePool, settings: RayJobSettings) -> Json:
+    more: Json = {"nodeSelector": pool.node_selector}
+    if pool.tolerations:
+        more["tolerations"] = [dict(item) for item in pool.tolerations]
+    if settings.elastic:
+        more["restartPolicy"] = "Never"  # the autoscaler replaces pods itself
+    return _ray_pod("worker", pool.resources, pool.shared_memory, COMMON, settings, **more)
+
+
 def _ray_pod(
-    role: str, resources: Json, shared_memory: str, env: list[Json], settings: RayJobSettings, pool: NodePool | None
+    role: str, resources: Json, shared_memory: str, env: list[Json], settings: RayJobSettings, **more: Any
 ) -> Json:
     mounts: list[Json] = [
         {"name": "objective", "mountPath": "/etc/plumbline", "readOnly": True},
@@ -240,9 +338,4 @@ def _ray_pod(
         {"name": "tmp", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
     ]
-    more: Json = {}
-    if pool is not None:
-        more["nodeSelector"] = pool.node_selector
-        if pool.tolerations:
-            more["tolerations"] = [dict(item) for item in pool.tolerations]
     return _pod(settings, _container(f"ray-{role}", env, resources, mounts, settings), volumes, **more)

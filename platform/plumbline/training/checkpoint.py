@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
 from plumbline.training.loss import Sums
-from plumbline.training.sharding import load_shards, save_shards
+from plumbline.training.sharding import load_shards, save_shards, sync
 
 Weights = dict[str, torch.Tensor]
 
@@ -86,7 +86,9 @@ def save_weights(weights: Weights, path: Path) -> None:
     building = path.with_name(f".{path.name}.building")
     try:
         save_file(weights, building)
+        sync(building)
         building.replace(path)
+        sync(path.parent)
     except Exception as error:  # safetensors wraps I/O errors in its own kind
         building.unlink(missing_ok=True)
         raise PlumblineError(

@@ -12,10 +12,12 @@
 The driver prepares it; workers on other nodes read it from shared storage. Prepared twice, it is the same.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,28 @@ class TrainingJob:
             validation=tuple(plan["validation"]),
             ledger={name: MaskTotals(**row) for name, row in plan["ledger"].items()},
         )
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a job folder for one driver. The lock is the system's and goes with the process, however that ends; only a
+    file system without locks has none.
+
+    Raises PlumblineError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PlumblineError(
+                f"another run is at work in {folder}",
+                consequence="nothing was trained: two runs would overwrite each other's checkpoints",
+                remedy="wait for it or end it (this run then goes on from its last checkpoint), or use another folder",
+            ) from error
+        except OSError:
+            pass
+        yield
 
 
 def prepare_job(

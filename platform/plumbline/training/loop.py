@@ -85,7 +85,8 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
     progress = Progress(job, runner, order.steps, state.step)
 
     started = time.monotonic() - state.seconds
-    while state.step < order.steps:
+    stopped = told_to_stop(job, runner)  # also by a probe that was measured while nothing ran
+    while state.step < order.steps and not stopped:
         # step: this rank's share of the global batch, in micro-batches
         # (seeded per step, so that dropout is a function of the objective too, also after a resume)
         step, began = state.step, time.monotonic()
@@ -118,7 +119,7 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
         state.step, state.examples = step + 1, state.examples + len(batch)
         state.window.add(sums, weight, time.monotonic() - began)
         state.seconds = time.monotonic() - started
-        stopped = bool(objective.probes.margins) and agreed(job.stop.is_file(), runner)
+        stopped = told_to_stop(job, runner)
         last = state.step == order.steps or stopped
         progress.account(state, store.slice_names, rate, norm, last=last)
 
@@ -142,8 +143,6 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
                 world=runner.world,
             )  # fmt: skip
             runner.save({"step": float(state.step), "loss": state.last_loss}, write, state.step if probed else None)
-        if stopped:
-            break
 
     # finish
     if chosen is None:
@@ -166,11 +165,14 @@ def whole(model: Any, runner: Runner) -> dict[str, torch.Tensor]:
     return sharding.whole_weights(model, keep=runner.rank == 0)
 
 
-def agreed(said: bool, runner: Runner) -> bool:
-    """Rank 0's word, on every rank: files are looked at by one, or ranks could part ways."""
+def told_to_stop(job: TrainingJob, runner: Runner) -> bool:
+    """Whether a probe went beyond its margin. Rank 0 looks, and its word holds on every rank: each looking for itself,
+    ranks could part ways. A collective where the objective has margins."""
+    if not job.objective.probes.margins:
+        return False
     if runner.world == 1:
-        return said
-    word = torch.tensor([float(said and runner.rank == 0)], device=runner.device)
+        return job.stop.is_file()
+    word = torch.tensor([float(runner.rank == 0 and job.stop.is_file())], device=runner.device)
     dist.all_reduce(word)
     return bool(word.item() > 0)
 
@@ -206,15 +208,16 @@ def validation_loss(
 def finish(job: TrainingJob, state: State, chosen: dict[str, torch.Tensor], world: int) -> None:
     """Write the chosen weights and what the run measured; `probing.settle` makes the record of it."""
     job.result.mkdir(exist_ok=True)
+    window = state.window  # not empty where a resumed run learnt at once that it had been stopped
     checkpoints.save_weights(chosen, job.result / "chosen.safetensors")
     record = TrainingRecord(
         objective=state.objective,
         steps=state.step,
         examples_seen=state.examples,
-        supervised_tokens=state.supervised,
-        tokens=state.tokens,
+        supervised_tokens=state.supervised + window.supervised,
+        tokens=state.tokens + window.tokens,
         first_loss=state.first_loss,
-        last_loss=state.last_loss,
+        last_loss=window.mean if window.weight else state.last_loss,
         chosen_step=state.chosen_step,
         mask_ledger=job.ledger,
         wall_seconds=round(state.seconds, 3),

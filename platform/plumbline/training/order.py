@@ -5,6 +5,7 @@ k computes the permutation of k's epoch and reads nothing of what was skipped.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +61,8 @@ class BatchOrder:
         """The shuffled indices of one epoch; the last two that were asked for are remembered."""
         if epoch not in self._epochs:
             count = self.replay_per_epoch
-            drawn = [self.replay[i] for i in _cycled(len(self.replay), self.seed, epoch * count, count)]
-            indices = np.array([*self.train, *drawn], dtype=np.int64)
+            drawn = (self.replay[i] for i in _cycled(len(self.replay), self.seed, epoch * count, count))
+            indices = np.fromiter(chain(self.train, drawn), dtype=np.int64, count=self.epoch_size)
             shuffled = indices[np.random.default_rng([self.seed, 1, epoch]).permutation(len(indices))]
             for old in sorted(self._epochs)[:-1]:
                 del self._epochs[old]

@@ -118,8 +118,8 @@ def split(row: Encoded, size: int) -> tuple[list[Encoded], int]:
 
         row    p p p p a a a p p a a a a a a        size 8
         1st    p p p p a a a p
-        2nd            . . . p p a a a              . context: not supervised again
-        3rd                    . . . . a a a
+        2nd              . . p p a a a a            . context: not supervised again
+        3rd                      . . . . a a
 
     An answer that fits in half a row is never cut. A cut answer has its stop token in its last row alone, so that
     nothing teaches to stop in the middle of a sentence.

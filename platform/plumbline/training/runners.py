@@ -19,7 +19,7 @@ from typing import Any
 
 from plumbline.errors import PlumblineError
 from plumbline.training.job import TrainingJob
-from plumbline.training.probing import Judge
+from plumbline.training.probing import Judge, require_probes, waiting
 from plumbline.training.probing import probe as run_probe
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -131,7 +131,11 @@ def run_in_process(
     """Run the job here, one rank, or go on with it."""
     from plumbline.training.loop import train_rank
 
+    require_probes(job, judge)
     with _watched(job, on_progress, on_probe):
+        if judge is not None:
+            for step in waiting(job):  # a kill came between a checkpoint and its probe
+                run_probe(job, step, judge, device)
         train_rank(job, InProcess(job, judge=judge, device=device))
 
 
@@ -151,15 +155,22 @@ def run_with_ray(
     """Run the job with Ray Train and wait. A run of the same name and storage goes on where it stopped.
 
     `workers` may be (min, max): the run starts with what there is, and grows and shrinks between checkpoints, over
-    the same sequence of global batches. `sharded` spreads parameters over the workers (FSDP2). Raises PlumblineError
-    when Ray cannot place the workers or the run fails for good.
+    the same sequence of global batches. Ray counts for this what the nodes have, not what others leave free: give such
+    a run a cluster of its own, as a RayJob does, or it waits for workers that never fit. `sharded` spreads parameters
+    over the workers (FSDP2). Raises PlumblineError when Ray cannot place the workers or the run fails for good; and
+    before Ray starts, for what cannot be sharded.
     """
+    _require_shardable(job, sharded)
+    require_probes(job, judge)
     with ray_session():
+        import ray
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
         from ray.train.torch import TorchTrainer
 
         probing = judge is not None and job.objective.probes.suite is not None
-        device = "cuda" if use_gpu else "cpu"
+        # beside the workers, not in their place: a probe must not wait until they have ended
+        beside: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0.01 if use_gpu else 0, "max_retries": 2}
+        asked: dict[str, Any] = {"judge": judge, "device": "cuda" if use_gpu else "cpu"}
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={
@@ -175,23 +186,31 @@ def run_with_ray(
                 failure_config=FailureConfig(max_failures=max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
-            # beside the workers, not in their place: a probe must not wait until they have ended
-            validation_config=ValidationConfig(
-                partial(_ray_probe, judge=judge, device=device),
-                ray_remote_kwargs={"num_cpus": 0, "num_gpus": 0.01 if use_gpu else 0, "max_retries": 2},
-            )
+            validation_config=ValidationConfig(partial(_ray_probe, **asked), ray_remote_kwargs=beside)
             if probing
             else None,
         )
         with _watched(job, on_progress, on_probe):
             try:
                 trainer.fit()
+                for step in waiting(job) if probing else []:  # Ray Train only logs a probe that failed
+                    late = ray.remote(**beside)(_ray_probe)
+                    ray.get(late.remote(None, job=str(job.folder.resolve()), step=step, **asked))
             except Exception as error:
                 raise PlumblineError(
                     f"the Ray Train run {name!r} failed: {_cause(error)}",
                     consequence="no policy was exported; its last checkpoint is kept",
                     remedy="put the cause right and run the same command: it resumes from the checkpoint",
                 ) from error
+
+
+def _require_shardable(job: TrainingJob, sharded: bool) -> None:
+    if sharded and job.objective.adapter.kind == "qlora":
+        raise PlumblineError(
+            "adapter.kind is qlora, and --sharded was asked for",
+            consequence="nothing was trained: 4-bit weights are packed in blocks that cannot be cut into rows",
+            remedy="leave --sharded out (in 4 bits the base policy is small), or choose adapter.kind lora",
+        )
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
@@ -210,8 +229,8 @@ def _ray_worker(config: dict[str, Any]) -> None:
 def _ray_probe(checkpoint: Any, *, job: str, step: int, judge: Judge | None, device: str) -> dict[str, float]:
     """Ray Train's validation function: the weights lie in the job folder, so the checkpoint itself is not needed."""
     assert judge is not None, "a run without a judge asks for no probes"
-    rates: dict[str, float] = run_probe(TrainingJob.load(Path(job)), step, judge, device)["rates"]
-    return rates
+    line = run_probe(TrainingJob.load(Path(job)), step, judge, device)
+    return dict(line["rates"]) if line is not None else {}
 
 
 @contextlib.contextmanager
@@ -265,13 +284,14 @@ def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     done = threading.Event()
 
     def follow(report: OnProgress) -> None:
-        offset, told_of = 0, _last_step(path)
+        offset, file, told_of = 0, 0, _last_step(path)
         while True:
             ending = done.is_set()
             if path.exists():
-                # a resumed run first takes back the lines of the steps that it does again
-                offset = offset if path.stat().st_size >= offset else 0
                 with path.open() as stream:
+                    # another file under this name: a resumed run takes back the lines of the steps that it does again
+                    if (now := os.fstat(stream.fileno()).st_ino) != file:
+                        offset, file = 0, now
                     stream.seek(offset)
                     while (text := stream.readline()).endswith("\n"):
                         offset, line = stream.tell(), json.loads(text)

@@ -176,9 +176,9 @@ def save_shards(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata=header)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(folder)
+        sync(folder)
     except Exception as error:  # safetensors wraps I/O errors in its own kind
         temporary.unlink(missing_ok=True)
         raise PlumblineError(
@@ -339,7 +339,8 @@ def _trainable(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or which files a folder has."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,6 +8,7 @@ from typing import Literal
 from plumbline.errors import PlumblineError
 from plumbline.records import Example, Objective, PolicyManifest, SuiteItem, TrainingRecord
 from plumbline.training.export import Form
+from plumbline.training.job import TrainingJob
 from plumbline.training.probing import Judge
 from plumbline.training.runners import OnProgress
 
@@ -48,14 +49,52 @@ def train(
     Stopped anywhere and called again with the same arguments, it ends with the same policy (bitwise on CPU).
     `template` is the text of a chat template other than the base policy's own; `judge` scores the answers to
     `probe_items` at checkpoints. Raises PlumblineError for a changed objective, an unmaskable template, too much
-    truncation, a base policy that is not what its manifest says, or a full disk.
+    truncation, a base policy that is not what its manifest says, another run that is at work in `job_folder`, or a
+    full disk.
     """
-    from plumbline.policies.files import manifest_of, resolve, verify
-    from plumbline.policies.local import load_template
     from plumbline.training.export import export
-    from plumbline.training.job import prepare_job
+    from plumbline.training.job import alone
     from plumbline.training.probing import settle
     from plumbline.training.runners import run_in_process, run_with_ray
+
+    with alone(job_folder):
+        job = prepare(
+            objective, examples, base=base, job_folder=job_folder, replay=replay, template=template,
+            probe_items=probe_items,
+        )  # fmt: skip
+        if job.record is None:
+            if runner == "ray":
+                run_with_ray(
+                    job,
+                    name=run_name or f"{name}-{objective.digest[7:19]}",
+                    workers=workers,
+                    use_gpu=use_gpu,
+                    sharded=sharded,
+                    judge=judge,
+                    on_progress=on_progress,
+                    on_probe=on_probe,
+                )
+            else:
+                device = "cuda" if use_gpu else "cpu"
+                run_in_process(job, device=device, judge=judge, on_progress=on_progress, on_probe=on_probe)
+        record = settle(job)
+        return Trained(out, export(job, out, name=name, code=code, form=form), record)
+
+
+def prepare(
+    objective: Objective,
+    examples: Sequence[Example],
+    *,
+    base: Path,
+    job_folder: Path,
+    replay: Sequence[Example] = (),
+    template: str | None = None,
+    probe_items: Sequence[SuiteItem] = (),
+) -> TrainingJob:
+    """The job folder of a run, made or found; the same arguments and errors as `train`'s. Nothing is trained."""
+    from plumbline.policies.files import manifest_of, resolve, verify
+    from plumbline.policies.local import load_template
+    from plumbline.training.job import prepare_job
 
     base = resolve(base)
     manifest = manifest_of(base, load_template(base).digest)
@@ -67,21 +106,4 @@ def train(
         )
     verify(base, manifest)
     chat = load_template(base, template, objective.added_tokens)
-    job = prepare_job(job_folder, objective, examples, replay, base, chat, probe_items=probe_items)
-    if job.record is None:
-        if runner == "ray":
-            run_with_ray(
-                job,
-                name=run_name or f"{name}-{objective.digest[7:19]}",
-                workers=workers,
-                use_gpu=use_gpu,
-                sharded=sharded,
-                judge=judge,
-                on_progress=on_progress,
-                on_probe=on_probe,
-            )
-        else:
-            device = "cuda" if use_gpu else "cpu"
-            run_in_process(job, device=device, judge=judge, on_progress=on_progress, on_probe=on_probe)
-    record = settle(job)
-    return Trained(out, export(job, out, name=name, code=code, form=form), record)
+    return prepare_job(job_folder, objective, examples, replay, base, chat, probe_items=probe_items)
