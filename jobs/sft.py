@@ -27,9 +27,11 @@ from plumbline.reconcile.provenance import code_digest
 from plumbline.records import Objective
 from plumbline.training.export import export
 from plumbline.training.follow import following
-from plumbline.training.job import TrainingJob, changed_objective
+from plumbline.training.job import TrainingJob, alone, changed_objective
 from plumbline.training.probing import settle
 from plumbline.training.runners import run_with_ray, told
+
+LOST_NODE_SECONDS = 120.0  # a retry may begin before the storage has noticed that the last head is gone
 
 
 def main() -> None:
@@ -75,28 +77,29 @@ def run(objective_file: Path, name: str, storage: Path) -> str:
     if job.objective.digest != objective.digest:
         raise changed_objective(folder, job.objective, objective)
     require_free(out, objective, name)
-    port = os.environ.get("PLUMBLINE_METRICS_PORT", "")
-    if job.record is None:
-        with following(
-            folder,
-            run=name,
-            objective=objective,
-            metrics_port=int(port) if port.isdecimal() else None,
-            metrics_host="0.0.0.0",
-        ) as followers:
-            run_with_ray(
-                job,
-                name=name,
-                workers=workers,
-                use_gpu=os.environ.get("PLUMBLINE_TRAIN_GPUS_PER_WORKER", "0") != "0",
-                sharded=os.environ.get("PLUMBLINE_TRAIN_SHARDED", "0") == "1",
-                judge=judge_probes,
-                storage=storage / "ray",
-                on_progress=told(*(follower.progress for follower in followers)),
-                on_probe=told(*(follower.probed for follower in followers)),
-            )
-    settle(job)
-    return export(job, out, name=name, code=code_digest()).digest
+    with alone(folder, patience=LOST_NODE_SECONDS):
+        port = os.environ.get("PLUMBLINE_METRICS_PORT", "")
+        if job.record is None:
+            with following(
+                folder,
+                run=name,
+                objective=objective,
+                metrics_port=int(port) if port.isdecimal() else None,
+                metrics_host="0.0.0.0",
+            ) as followers:
+                run_with_ray(
+                    job,
+                    name=name,
+                    workers=workers,
+                    use_gpu=os.environ.get("PLUMBLINE_TRAIN_GPUS_PER_WORKER", "0") != "0",
+                    sharded=os.environ.get("PLUMBLINE_TRAIN_SHARDED", "0") == "1",
+                    judge=judge_probes,
+                    storage=storage / "ray",
+                    on_progress=told(*(follower.progress for follower in followers)),
+                    on_probe=told(*(follower.probed for follower in followers)),
+                )
+        settle(job)
+        return export(job, out, name=name, code=code_digest()).digest
 
 
 def workers_of(said: str) -> int | tuple[int, int]:

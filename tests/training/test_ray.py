@@ -78,6 +78,7 @@ def test_two_sharded_workers_train_the_same_policy(make_run: MakeRun) -> None:
     assert two.record.workers == 2 and one.record.supervised_tokens == two.record.supervised_tokens
     ours, theirs = load_file(one.path / "model.safetensors"), load_file(two.path / "model.safetensors")
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
+    assert both.train().manifest == two.manifest, "a finished run is found, not run again"
 
 
 @pytest.fixture(scope="module")

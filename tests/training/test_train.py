@@ -177,22 +177,3 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_previous_one(
     assert "the previous checkpoint is intact" in str(error.value)
     assert json.loads((job.folder / "checkpoint" / "state.json").read_text())["step"] == 3
     assert weights(run(objective, tiny_policy, folder)) == weights(whole)
-
-
-@pytest.mark.slow
-def test_two_ray_workers_see_the_same_batches_and_reach_the_same_policy(
-    make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path
-) -> None:
-    objective = make_objective()
-    alone = run(objective, tiny_policy, tmp_path / "alone")
-    lines: list[dict[str, Any]] = []
-    both = run(
-        objective, tiny_policy, tmp_path / "both", runner="ray", run_name="two", workers=2, on_progress=lines.append
-    )
-    assert both.record.workers == 2
-    assert both.record.supervised_tokens == alone.record.supervised_tokens
-    one, two = load_file(alone.path / "model.safetensors"), load_file(both.path / "model.safetensors")
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
-    assert lines and lines[-1]["step"] == both.record.steps
-    again = run(objective, tiny_policy, tmp_path / "both", runner="ray", run_name="two", workers=2)
-    assert again.manifest == both.manifest

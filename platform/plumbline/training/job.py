@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,24 +91,30 @@ class TrainingJob:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a job folder for one driver. The lock is the system's and goes with the process, however that ends; only a
-    file system without locks has none.
+def alone(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a job folder for one driver. The lock is the system's and goes with the process, however that ends; on a
+    network file system it may outlive a lost node for a while, hence `patience`, in seconds. A file system without
+    locks has none.
 
     Raises PlumblineError when another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience
     with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PlumblineError(
-                f"another run is at work in {folder}",
-                consequence="nothing was trained: two runs would overwrite each other's checkpoints",
-                remedy="wait for it or end it (this run then goes on from its last checkpoint), or use another folder",
-            ) from error
-        except OSError:
-            pass
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= until:
+                    raise PlumblineError(
+                        f"another run is at work in {folder}",
+                        consequence="nothing was trained: two runs would overwrite each other's checkpoints",
+                        remedy="wait for it, or end it and go on from its checkpoint, or name another folder",
+                    ) from error
+                time.sleep(min(1.0, patience))
+            except OSError:
+                break
         yield
 
 

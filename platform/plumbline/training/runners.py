@@ -24,6 +24,7 @@ from plumbline.training.probing import probe as run_probe
 
 OnProgress = Callable[[dict[str, Any]], None]
 PREEMPTION_EVERY = 10  # steps
+SLIVER = 0.01  # of a GPU, for a probe beside the workers
 
 
 def told(*listeners: OnProgress) -> OnProgress:
@@ -169,7 +170,7 @@ def run_with_ray(
 
         probing = judge is not None and job.objective.probes.suite is not None
         # beside the workers, not in their place: a probe must not wait until they have ended
-        beside: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0.01 if use_gpu else 0, "max_retries": 2}
+        beside: dict[str, Any] = {"num_cpus": 0, "num_gpus": SLIVER if use_gpu else 0, "max_retries": 2}
         asked: dict[str, Any] = {"judge": judge, "device": "cuda" if use_gpu else "cpu"}
         trainer = TorchTrainer(
             _ray_worker,
@@ -179,7 +180,12 @@ def run_with_ray(
                 "probing": probing,
                 "watch_preemption": bool(os.environ.get("RAY_ADDRESS")),
             },
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=use_gpu,
+                # a probe needs a sliver of some GPU: with every one taken whole, it would wait for the run's end
+                resources_per_worker={"GPU": 1 - SLIVER} if use_gpu and probing else None,
+            ),
             run_config=RunConfig(
                 name=name,
                 storage_path=str((storage or job.folder / "ray").resolve()),

@@ -57,6 +57,12 @@ def train(
     from plumbline.training.probing import settle
     from plumbline.training.runners import run_in_process, run_with_ray
 
+    if runner == "in-process" and (sharded or workers != 1):
+        raise PlumblineError(
+            "more than one worker, or sharding, was asked of a run in this process",
+            consequence="nothing was trained: it would have been one rank all the same",
+            remedy="leave out --in-process, or --workers and --sharded",
+        )
     with alone(job_folder):
         job = prepare(
             objective, examples, base=base, job_folder=job_folder, replay=replay, template=template,
