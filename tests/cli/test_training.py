@@ -112,6 +112,11 @@ def test_probes_run_from_the_command_line(data: Terminal, tiny_policy: Path) -> 
     assert said.code == 0, said.err
     probed = [json.loads(line) for line in (data.folder / "p.job" / "probes.jsonl").read_text().splitlines()]
     assert [line["step"] for line in probed] == [2, 3] and "refusal_benign" in probed[0]["rates"]
+    shown = data("probes", "p.job")
+    assert shown.code == 0 and "who is ana" in shown.out and "step 3" in shown.out and "base" in shown.out
+    assert data("probes", "p.job", "--json").json["probes"] == probed
+    assert data("probes", "p.job", "--step", "7").faulted("step 7", "name one of 2, 3")
+    assert data("probes", ".").faulted("holds no probes")
 
 
 def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(data: Terminal, tiny_policy: Path) -> None:

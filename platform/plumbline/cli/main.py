@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", "Train an objective to an aligned policy, with Ray Train."),
     "export": ("export", "export", "Write a trained job's policy, merged or as an adapter."),
     "objective": ("objective", "objective", "Show an objective, its digest, and what its loss will see."),
+    "probes": ("probes", "probes", "Show a training run's behaviour probes and samples."),
     "evaluate": ("evaluate", "evaluate", "Compare an aligned policy with the reference on held-out suites."),
     "gate": ("evaluate", "gate", "Turn a report and margins into a verdict and an exit code."),
     "behaviors": ("contracts", "behaviors", "Print the ten behaviour areas as contracts."),
