@@ -33,10 +33,10 @@ class Case:
     data: str
     vocabulary: int
     device: str = "cpu"
-    rows: int = 16
-    micro_rows: int = 4
-    median: int = 64
-    longest: int = 320
+    rows: int = 32
+    micro_rows: int = 8
+    median: int = 32
+    longest: int = 160
     hidden: int = 256
     layers: int = 12
     inner: int = 704
@@ -67,11 +67,11 @@ class Case:
             base_policy=nothing,
             template=nothing,
             rubric=nothing,
-            layout=layout,  # type: ignore[arg-type]  # the names below
+            layout=layout,
             batch_examples=self.rows,
             micro_batch_examples=self.micro_rows,
             micro_batch_tokens=packed_tokens(self) if layout == "packed" else 2**20,
-            truncation={"max_tokens": self.longest},  # type: ignore[arg-type]  # pydantic reads it
+            truncation={"max_tokens": self.longest},
             precision="bfloat16" if self.device == "cuda" else "float32",
             optimiser=Optimiser(learning_rate=1e-4, schedule="constant", warmup_steps=0),
         )

@@ -8,9 +8,10 @@ layout's) to 1e-5 of its largest element in float32; otherwise it is printed as 
 How it is measured. Time: all policies stand at once in one process, each side waits in its own thread, and they take
 turns step by step, forth and back (on CUDA one side after the other: a GPU holds few at once). A step is everything
 from the end of one to the end of the next, data included; the first warms up. Median and range over the repeats,
-ratios from paired repeats. CPU seconds of a step stand beside it: on a machine with other work they swing less. FLOPs: torch's FlopCounterMode over products with weights (mm, addmm); attention is left
-out on all sides alike, since its CPU kernel is not counted by it. `x bound` divides by `cost.bound`. Peak memory: what
-a fresh process that takes one step grows by, over its policy's weights (resident memory; on CUDA, allocated memory).
+ratios from paired repeats; CPU seconds of a step stand beside them, and swing less on a machine with other work.
+FLOPs: torch's FlopCounterMode over products with weights (mm, addmm); attention is left out on all sides alike, since
+its CPU kernel is not counted by it. `x bound` divides by `cost.bound`. Peak memory: what a fresh process that takes
+one step grows by, over its policy's weights (resident memory; on CUDA, allocated memory).
 
 Read with care: TRL's fused head leaves out positions without a label on Triton devices only
 (`trl/kernels/chunked_logprob.py`, `_use_triton`: cuda or xpu). On a CPU it scores every position, forms every logit
@@ -51,7 +52,10 @@ def main() -> None:
     parser = options(__doc__ or "", ("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1, help="threads of every side")
     chosen = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS=str(chosen.threads), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+    if os.environ.get("OMP_NUM_THREADS") != str(chosen.threads):  # read when torch is imported, which it is by now
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(chosen.threads)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     warnings.filterwarnings("ignore")
     names = [name for name in SIDES if find_spec("trl") or not name.startswith("TRL")]
@@ -267,7 +271,8 @@ class Racer:
 
     def __init__(self, case: Case, side: Side, steps: int) -> None:
         self.turn, self.over = threading.Semaphore(0), threading.Semaphore(0)
-        self.loss, self.failed, self.left, self.cuda = 0.0, None, steps, case.device == "cuda"
+        self.loss, self.cuda = 0.0, case.device == "cuda"
+        self.failed: Exception | None = None
         self.thread = threading.Thread(target=self._run, args=(side, case, steps), daemon=True)
         self.thread.start()
 
@@ -288,7 +293,7 @@ class Racer:
 
         if self.cuda:
             torch.cuda.synchronize()
-        self.loss, self.left = loss, self.left - 1
+        self.loss = loss
         self.over.release()
         self.turn.acquire()
 

@@ -7,7 +7,7 @@ import torch
 
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import MANIFEST, manifest_of, write_durably, write_manifest
-from plumbline.policies.local import LocalPolicy, logits_at
+from plumbline.policies.local import LocalPolicy, load_model, logits_at, treats_logits
 from plumbline.policies.template import with_answer
 from plumbline.records import DecoderSettings, say
 
@@ -80,7 +80,26 @@ def test_selected_logits_are_the_models_own_whatever_it_does_to_them(kind: str) 
     ids = torch.randint(1, 50, (2, 9))
     wanted = torch.rand(2, 8) > 0.5
     with torch.no_grad():
-        assert torch.allclose(logits_at(model, ids, wanted), model(ids).logits[:, :-1][wanted], atol=1e-5)
+        seen = logits_at(model, ids, wanted, treated=treats_logits(model))
+        assert torch.allclose(seen, model(ids).logits[:, :-1][wanted], atol=1e-5)
+    assert treats_logits(model) == (kind != "llama")
+
+
+def test_a_treatment_that_no_configuration_names_is_found_by_trying(tiny_policy: Path) -> None:
+    model = load_model(tiny_policy)[1]
+    assert not treats_logits(model)
+    model.register_forward_hook(lambda module, args, out: setattr(out, "logits", out.logits * 0.5) or out)
+    assert treats_logits(model)
+
+
+def test_a_model_that_looks_ahead_is_refused() -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = BertLMHeadModel(BertConfig(vocab_size=50, initializer_range=0.5, **sizes))
+    with pytest.raises(PlumblineError, match="not a causal language model"):
+        treats_logits(model)
 
 
 def test_a_prompt_too_long_is_cut_from_the_left_and_counted(policy: LocalPolicy) -> None:

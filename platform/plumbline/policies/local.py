@@ -6,6 +6,7 @@ model cannot see.
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,10 @@ class LocalPolicy:
     @property
     def device(self) -> torch.device:
         return cast(torch.device, next(self.model.parameters()).device)
+
+    @cached_property
+    def _treated(self) -> bool:
+        return treats_logits(self.model)
 
     @property
     def context(self) -> int:
@@ -177,7 +182,7 @@ class LocalPolicy:
         ids, wanted = ids.to(self.device), wanted.to(self.device)
         wanted[:, 0] = False
         with torch.inference_mode():
-            logp = torch.log_softmax(logits_at(self.model, ids, wanted[:, 1:]).float(), -1)
+            logp = torch.log_softmax(logits_at(self.model, ids, wanted[:, 1:], treated=self._treated).float(), -1)
             picked = logp.gather(-1, ids[:, 1:][wanted[:, 1:]][:, None])[:, 0].double()
         counts = wanted.sum(-1).tolist()
         parts = torch.split(picked, counts)
@@ -187,20 +192,51 @@ class LocalPolicy:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def logits_at(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def logits_at(model: Any, ids: torch.Tensor, wanted: torch.Tensor, *, treated: bool) -> torch.Tensor:
     """Logits [wanted positions, vocabulary] for ids [rows, length] and wanted [rows, length - 1], where position i
-    predicts token i + 1. Only those positions meet the output layer, unless the architecture treats its logits."""
-    if treats_logits(model.config):
+    predicts token i + 1. Only those positions meet the output layer, unless the architecture treats its logits
+    (`treats_logits`)."""
+    if treated:
         return cast(torch.Tensor, model(ids, use_cache=False).logits[:, :-1][wanted])
     hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted]
     return cast(torch.Tensor, model.get_output_embeddings()(hidden))
 
 
-def treats_logits(config: Any) -> bool:
-    """Whether the architecture scales or caps its logits after the output layer (Gemma 2, Granite, Cohere): only its
-    own forward pass makes them."""
-    return getattr(config, "final_logit_softcapping", None) is not None or any(
-        getattr(config, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling")
+def treats_logits(model: Any) -> bool:
+    """Whether logits are more than the output layer over the last hidden states: scaled, capped, or behind another
+    transformation (Gemma 2, Granite, Cohere, Falcon-H1, the BERT family). Then only the model's own forward pass makes
+    them. Beside what the configuration says (a cap hardly shows while logits are small) it is tried out: architectures
+    name such things as they like.
+
+    Raises PlumblineError when the model is not causal: a later token changes what an earlier position says.
+    """
+    head, training = model.get_output_embeddings(), model.training
+    device = next(model.parameters()).device
+    known = int(model.get_input_embeddings().num_embeddings)
+    ids = torch.stack([torch.arange(2, 10), torch.tensor([2, 3, 4, 5, 6, 7, 8, 11])]).to(device) % known
+    model.eval()
+    with torch.no_grad():
+        own = model(ids, use_cache=False).logits.float()
+        states = getattr(model.base_model(ids, use_cache=False), "last_hidden_state", None)
+        plain = None
+        if head is not None and states is not None and states.shape[-1] == model.get_input_embeddings().embedding_dim:
+            plain = head(states).float()
+    model.train(training)
+    scale = float(own.abs().max())
+    if float((own[0, :-1] - own[1, :-1]).abs().max()) > 1e-2 * scale:
+        raise PlumblineError(
+            f"{type(model).__name__} is not a causal language model: a later token changes earlier positions",
+            consequence="what it is trained on it would see beforehand, so nothing was trained or asked",
+            remedy="use a decoder, or set is_decoder in its config.json",
+        )
+    return says_treated(model.config) or plain is None or not float((plain - own).abs().max()) <= 1e-3 * scale
+
+
+def says_treated(config: Any) -> bool:
+    """Whether the configuration says by a known name that logits are scaled or capped."""
+    text = config.get_text_config()
+    return getattr(text, "final_logit_softcapping", None) is not None or any(
+        getattr(text, name, None) not in (None, 1, 1.0) for name in ("logit_scale", "logits_scaling")
     )
 
 

@@ -21,25 +21,31 @@ NAME = "plumbline_documents"
 TOLERANCE = 1e-4
 
 
-def use_document_attention(model: Any) -> None:
-    """Switch `model` to document attention, and prove on it that documents do not see each other.
+def use_document_attention(model: Any, longest: int = 32) -> None:
+    """Switch `model` to document attention, and prove on it that it is the same attention and bounded by documents.
 
-    Raises PlumblineError when the architecture lets them: logits of a document packed after another must be its
-    logits alone, to 1e-4 of their scale.
+    Raises PlumblineError when it is not: a random document as long as the run's `longest` must have the hidden states
+    that the architecture's own attention gives it, and the logits of a document packed after another must be its
+    logits alone, both to 1e-4 of their scale.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
+    own = _states(model, longest, {})
     AttentionInterface.register(NAME, document_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     try:
         model.set_attn_implementation(NAME)
         worst = _contamination(model)
+        moved = _states(model, longest, document_arguments([longest], own.device))
+        drift = float((moved - own).abs().max() / own.abs().max().clamp_min(1e-6))
     except PlumblineError:
         raise
     except Exception as error:  # an architecture that knows no such attention says so in its own way
         raise _refused(f"its attention cannot be given documents ({str(error).splitlines()[0]})") from error
     if not worst <= TOLERANCE:
         raise _refused(f"packed documents see each other (logits move by {worst:.1e} of their scale)")
+    if not drift <= TOLERANCE:
+        raise _refused(f"its own attention is another (hidden states move by {drift:.1e} of their scale)")
 
 
 def document_attention(
@@ -101,6 +107,18 @@ def _causal(
 
 def _no_mask(*_: Any, **__: Any) -> None:
     """Document attention needs no mask: it is causal and bounded by itself."""
+
+
+def _states(model: Any, length: int, boundaries: dict[str, Any]) -> torch.Tensor:
+    """Last hidden states of one random document of this length."""
+    training, device = model.training, next(model.parameters()).device
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    ids = torch.randint(0, vocabulary, (1, length), generator=torch.Generator().manual_seed(1)).to(device)
+    model.eval()
+    with torch.no_grad():
+        states = cast(torch.Tensor, model.base_model(ids, **boundaries, use_cache=False)[0])
+    model.train(training)
+    return states
 
 
 def _contamination(model: Any) -> float:

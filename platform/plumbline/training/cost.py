@@ -60,7 +60,7 @@ def shape_of(base: Path, objective: Objective) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from plumbline.policies.local import treats_logits
+    from plumbline.policies.local import says_treated
 
     try:
         config = AutoConfig.from_pretrained(base)
@@ -106,7 +106,7 @@ def shape_of(base: Path, objective: Objective) -> Shape:
         key_value=int(known.get("num_key_value_heads") or heads) * width,
         inner=int(known.get("intermediate_size") or 4 * hidden),
         head_trained=id(model.get_output_embeddings().weight) in learning,
-        every_row=treats_logits(text),
+        every_row=says_treated(text),
         upper_bound=bool(experts) and active == 1.0,
     )
 

@@ -75,6 +75,7 @@ class WeightedLoss(torch.nn.Module):
         self.model = model
         self.objective = objective
         self.slices = slices
+        self.treated = treats_logits(model)  # tried out now, while the weights are whole
         self._reference = [reference]  # in a list: its parameters are not this module's, and are never trained
 
     @property
@@ -86,7 +87,7 @@ class WeightedLoss(torch.nn.Module):
         reference = self._reference[0] if kl.weight and bool(batch.kl.any()) else None
         half = self.objective.precision == "bfloat16"
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=half):
-            if treats_logits(self.model.config):
+            if self.treated:
                 loss, nll, divergence = self._through_logits(batch, reference)
             else:
                 hidden = supervised_hidden(self.model, batch)
