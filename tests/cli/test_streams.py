@@ -62,7 +62,7 @@ def test_a_training_stopped_by_ctrl_c_goes_on_to_the_very_policy_it_would_have_b
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
+    assert process.returncode == 130 and "goes on from the last checkpoint" in err and "Traceback" not in err
     assert not (plumb.folder / "stopped").exists()
     resumed = plumb(*train, "--out", "stopped", "--json").json["policy"]
     assert resumed == plumb(*train, "--out", "whole", "--json").json["policy"]

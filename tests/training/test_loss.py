@@ -81,8 +81,8 @@ def test_the_loss_is_the_weighted_mean_over_supervised_tokens(tiny_policy: Path)
 def test_reported_loss_is_a_ratio_of_sums_not_a_mean_of_means() -> None:
     """T20: two steps of very unequal weight."""
     window = Sums()
-    window.add([10.0, 0, 1, 1, 10.0, 0.0, 1, 0], 1.0, 0.1)
-    window.add([90.0, 0, 99, 99, 0.0, 90.0, 0, 99], 99.0, 0.1)
+    window.add([10.0, 0, 0, 1, 1, 10.0, 0.0, 1, 0], 1.0, 0.1)
+    window.add([90.0, 0, 0, 99, 99, 0.0, 90.0, 0, 99], 99.0, 0.1)
     assert window.mean == pytest.approx(1.0)
     assert window.by_slice(("a", "b")) == pytest.approx({"a": 10.0, "b": 90 / 99})
 

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> Any:
     try:
         cli.main(args=argv, prog_name="plumb", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("plumb: interrupted; the same command goes on from here", err=True)
+        click.echo("plumb: interrupted; the same command goes on from the last checkpoint or finished stage", err=True)
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

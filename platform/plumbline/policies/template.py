@@ -149,6 +149,8 @@ class ChatTemplate:
         cannot be masked, an end of turn that is not one supervised token, a special token that would be split, a
         second BOS, a mask that does not decode to what was said. To be called before training."""
         self._require_tokens()
+        if "strftime_now" in self.text:
+            raise self._unmaskable("it writes the day's date", "write a fixed date, or name a family (llama-3)")
         probes = [PROBE, *([TOOL_PROBE] if self._accepts(TOOL_PROBE) else [])]
         for messages, rows in zip(probes, self.encode(probes), strict=True):
             self._require_one_bos(rows)

@@ -42,17 +42,17 @@ class Adapter(Record):
 
 
 class Optimiser(Record):
-    """AdamW (Loshchilov and Hutter 2019) with linear warm-up, then by `schedule` a cosine or a straight line to
-    `final_share` of the peak rate, or the peak rate to the end."""
+    """AdamW (Loshchilov and Hutter 2019) with linear warm-up (at most half of the run), then by `schedule` a cosine or
+    a straight line towards `final_share` of the peak rate, or the peak rate to the end."""
 
     schema_id = "plumbline.dev/optimiser/v2"
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
     learning_rate: float = Field(gt=0)
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-8
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=20, ge=0)
@@ -140,8 +140,9 @@ class Objective(Record):
     """Sum over supervised tokens of weight times NLL, divided by the weight of the whole global batch, over
     micro-batches and ranks alike.
 
-    normaliser: `tokens` gives every supervised token the weight of its slice; `examples` gives every example the
-    weight of its slice, shared equally among its supervised tokens. layout: how a global batch is cut into
+    normaliser: `tokens` gives every supervised token the weight of its slice; `examples` gives every row (an example,
+    or each part of one that is split or expanded) the weight of its slice, shared equally among its supervised tokens.
+    `batch_examples` counts rows too. layout: how a global batch is cut into
     micro-batches: `padded` in order, `bucketed` by length, `packed` end to end without padding (documents never see
     each other); all three give the same gradient to rounding. `replay` names a second dataset version mixed in to
     `replay_share` of all examples. `frozen` lists parameter-name prefixes that do not move. `added_tokens` are added
@@ -178,7 +179,7 @@ class Objective(Record):
     checkpoint: CheckpointChoice = CheckpointChoice()
     checkpoint_every: int = Field(default=200, ge=1)
     probes: ProbePlan = ProbePlan()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     samples: DecoderSettings = DecoderSettings()
 
     @model_validator(mode="after")
@@ -187,6 +188,8 @@ class Objective(Record):
             raise ValueError("replay and replay_share go together: name the replay dataset or set the share to 0")
         if self.adapter.kind != "none" and self.frozen:
             raise ValueError("an adapter trains nothing but itself: leave frozen empty")
+        if any(not token or token != "".join(token.split()) for token in self.added_tokens):
+            raise ValueError("added_tokens are texts without white space")
         if any(weight < 0 for weight in self.slice_weights.values()):
             raise ValueError("slice weights are not negative")
         if self.truncation.max_tokens > self.micro_batch_tokens:

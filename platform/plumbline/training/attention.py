@@ -19,14 +19,15 @@ from plumbline.errors import PlumblineError
 
 NAME = "plumbline_documents"
 TOLERANCE = 1e-4
+HALF_TOLERANCE = 0.1
 
 
-def use_document_attention(model: Any, longest: int = 32) -> None:
+def use_document_attention(model: Any, longest: int = 32, *, half: bool = False) -> None:
     """Switch `model` to document attention, and prove on it that it is the same attention and bounded by documents.
 
     Raises PlumblineError when it is not: a random document as long as the run's `longest` must have the hidden states
     that the architecture's own attention gives it, and the logits of a document packed after another must be its
-    logits alone, both to 1e-4 of their scale.
+    logits alone, both to 1e-4 of their scale (and `half`: also in bfloat16, to a tenth, since kernels differ there).
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -44,6 +45,11 @@ def use_document_attention(model: Any, longest: int = 32) -> None:
         raise _refused(f"its attention cannot be given documents ({str(error).splitlines()[0]})") from error
     if not worst <= TOLERANCE:
         raise _refused(f"packed documents see each other (logits move by {worst:.1e} of their scale)")
+    if half:
+        with torch.autocast(own.device.type, dtype=torch.bfloat16):
+            worst = _contamination(model)
+        if not worst <= HALF_TOLERANCE:
+            raise _refused(f"packed documents see each other in bfloat16 (logits move by {worst:.1e} of their scale)")
     if not drift <= TOLERANCE:
         raise _refused(f"its own attention is another (hidden states move by {drift:.1e} of their scale)")
 

@@ -68,7 +68,8 @@ def train_rank(job: TrainingJob, runner: Runner) -> None:
     if objective.layout == "packed":
         for each in (model, trainee.reference):
             if each is not None:
-                use_document_attention(each, int(store.lengths.max()))
+                half = objective.precision == "bfloat16"
+                use_document_attention(each, int(store.lengths.max()), half=half)
     root = WeightedLoss(model, objective, len(store.slice_names), trainee.reference)
     if runner.sharded:
         mesh = init_device_mesh(torch.device(runner.device).type, (runner.world,))

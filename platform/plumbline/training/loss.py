@@ -20,7 +20,7 @@ from plumbline.training.attention import forward_arguments
 from plumbline.training.batch import MicroBatch, Rows
 from plumbline.training.head import head_loss, sums_from_logits
 
-LOSS, KL, SUPERVISED, TOKENS, SLICES = range(5)  # places in a tally
+LOSS, KL, ANCHORED, SUPERVISED, TOKENS, SLICES = range(6)  # places in a tally
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Sums:
 
     loss: float = 0.0
     kl: float = 0.0
+    anchored: int = 0
     weight: float = 0.0
     supervised: int = 0
     tokens: int = 0
@@ -39,7 +40,8 @@ class Sums:
     def add(self, tally: list[float], weight: float, seconds: float) -> None:
         """Add one global step's tally, its weight W and its duration."""
         names = (len(tally) - SLICES) // 2
-        self.loss, self.kl, self.weight = self.loss + tally[LOSS], self.kl + tally[KL], self.weight + weight
+        self.loss, self.weight = self.loss + tally[LOSS], self.weight + weight
+        self.kl, self.anchored = self.kl + tally[KL], self.anchored + int(tally[ANCHORED])
         self.supervised, self.tokens = self.supervised + int(tally[SUPERVISED]), self.tokens + int(tally[TOKENS])
         self.seconds += seconds
         nll, seen = tally[SLICES : SLICES + names], tally[SLICES + names :]
@@ -65,7 +67,8 @@ def global_weight(batch: Rows, targets: NDArray[np.int64], weights: NDArray[np.f
 class WeightedLoss(torch.nn.Module):
     """A policy with its loss: a micro-batch in, its un-normalised loss (divide by W) and tally out.
 
-    The tally is a float64 vector: weighted NLL, KL, supervised tokens, tokens, then NLL and supervised tokens by slice.
+    The tally is a float64 vector: weighted NLL, KL over the tokens of the KL slices, their number, supervised tokens,
+    tokens, then NLL and supervised tokens by slice.
     It is a module, and everything happens inside `forward`, so that sharded parameters are gathered around it.
     Nothing supervised gives an exact zero with zero gradients.
     """
@@ -120,7 +123,8 @@ class WeightedLoss(torch.nn.Module):
     def _tally(self, batch: MicroBatch, nll: torch.Tensor, divergence: torch.Tensor) -> torch.Tensor:
         tally = torch.zeros(self.tally_size, dtype=torch.float64, device=batch.ids.device)
         tally[LOSS] = (batch.weights * nll).double().sum()
-        tally[KL] = (batch.kl * divergence).double().sum()
+        tally[KL] = divergence[batch.kl > 0].double().sum()
+        tally[ANCHORED] = (batch.kl > 0).sum()
         tally[SUPERVISED], tally[TOKENS] = len(nll), batch.tokens
         tally[SLICES : SLICES + self.slices].index_add_(0, batch.slices, nll.double())
         tally[SLICES + self.slices :].index_add_(0, batch.slices, torch.ones_like(nll, dtype=torch.float64))

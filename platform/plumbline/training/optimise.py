@@ -25,13 +25,15 @@ def make_optimiser(parameters: list[Any], settings: Optimiser) -> torch.optim.Op
 
 
 def learning_rate(settings: Optimiser, step: int, steps: int) -> float:
-    """Linear warm-up, then the schedule's way from the peak to `final_share` of it at the last step. 0-based."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    """Linear warm-up over `warmup_steps`, but at most half of the run, then the schedule's way from the peak towards
+    `final_share` of it. `step` is 0-based."""
+    warmup = min(settings.warmup_steps, steps // 2)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
     if settings.schedule == "constant":
         return settings.learning_rate
-    span = max(1, steps - settings.warmup_steps)
-    done = min(1.0, (step - settings.warmup_steps) / span)
+    span = max(1, steps - warmup)
+    done = min(1.0, (step - warmup) / span)
     left = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
     return settings.learning_rate * (settings.final_share + (1 - settings.final_share) * left)
 

@@ -123,7 +123,11 @@ def policy_of(job: TrainingJob, step: int | None, device: str) -> Policy:
     if step is not None:
         put(trainee.model, _load(job, step))
     template = load_template(job.base, job.template, job.objective.added_tokens)
-    return LocalPolicy(trainee.model, template, manifest_of(job.base, template.digest))
+    policy = LocalPolicy(trainee.model, template, manifest_of(job.base, template.digest))
+    policy.stop_ids |= set(
+        template.stop_ids
+    )  # as the export will say: the template may end turns otherwise than the base
+    return policy
 
 
 def settle(job: TrainingJob) -> TrainingRecord:

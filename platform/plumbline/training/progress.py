@@ -46,7 +46,8 @@ class Progress:
                 stream.write(json.dumps(self.line(state, window, slices, rate, norm)) + "\n")
 
     def line(self, state: State, window: Sums, slices: tuple[str, ...], rate: float, norm: float) -> dict[str, Any]:
-        """Losses are in nats per unit of weight (`loss`) or per supervised token (`slices`, `kl`)."""
+        """Losses are in nats per unit of weight (`loss`), per supervised token (`slices`), or per supervised token of
+        the KL slices (`kl`)."""
         seconds = max(window.seconds, 1e-9)
         flops = self._flops(window) / seconds
         return {
@@ -55,7 +56,7 @@ class Progress:
             "epoch": round(state.examples / max(1, self.job.order.epoch_size), 4),
             "loss": round(window.mean, 6),
             "slices": {name: round(nll, 6) for name, nll in window.by_slice(slices).items()},
-            "kl": round(window.kl / max(1, window.supervised), 6),
+            "kl": round(window.kl / max(1, window.anchored), 6),
             "learning_rate": rate,
             "grad_norm": round(norm, 6),
             "supervised_tokens": state.supervised,

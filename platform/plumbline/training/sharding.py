@@ -118,7 +118,7 @@ def _squares(gradients: list[torch.Tensor], device: torch.device) -> torch.Tenso
 
 
 def whole_weights(model: Any, keep: bool = True) -> dict[str, torch.Tensor]:
-    """The parameters that train, whole, on the CPU, by name: what `checkpoint.trainable` gives without sharding.
+    """The parameters that train, whole, on the CPU, by name: sharded or not.
 
     A collective: every rank calls it. A rank that says `keep=False` takes part and gets an empty dictionary, which
     spares a machine with several ranks as many copies of the policy.

@@ -54,8 +54,9 @@ class TokenStore:
         return np.asarray(weights, dtype=np.float64)
 
     def require_slices(self, objective: Objective) -> None:
-        """Raise when the objective weights, or anchors, a slice that no row belongs to: a misspelt name would silently
-        weigh nothing."""
+        """Raise when the objective weights, or anchors, a slice that no row belongs to (a misspelt name would silently
+        weigh nothing), when nothing has a weight, or when KL is asked for where the loss has none: a batch of that
+        slice alone would have no denominator."""
         for where, names in (("slice_weights", objective.slice_weights), ("kl.slices", objective.kl.slices)):
             if unknown := sorted(set(names) - set(self.slice_names)):
                 raise PlumblineError(
@@ -63,6 +64,20 @@ class TokenStore:
                     consequence="the objective would not do what it says, so nothing was trained",
                     remedy=f"use the data's slices: {', '.join(self.slice_names)}",
                 )
+
+        weights = objective.slice_weights
+        if all(weights.get(name, 1.0) == 0 for name in self.slice_names):
+            raise PlumblineError(
+                "slice_weights gives every slice the weight 0",
+                consequence="there is nothing to learn from",
+                remedy="leave the slices out that are to count as they are",
+            )
+        if idle := sorted(name for name in objective.kl.slices if weights.get(name, 1.0) == 0):
+            raise PlumblineError(
+                f"kl.slices names {', '.join(idle)}, whose slice weight is 0",
+                consequence="the KL term is a share of the batch's weight, so nothing was trained",
+                remedy="give the slice a small weight, such as 0.01",
+            )
 
     @property
     def digest(self) -> str:
