@@ -60,7 +60,7 @@ def options(description: str, devices: tuple[str, ...] = ("cpu",)) -> argparse.A
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of the whole")
     parser.add_argument("--json", action="store_true", help="print rows and targets as JSON")
-    parser.add_argument("--device", default="cpu", choices=devices, help="the loop's tiny policy runs on CPU")
+    parser.add_argument("--device", default="cpu", choices=devices, help="where it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     return parser
 

@@ -132,9 +132,11 @@ def test_the_ledger_counts_what_the_loss_sees(tiny_policy: Path) -> None:
     [
         ({"slice_weights": {"refusal": 2.0}}, "slice_weights names refusal"),
         ({"kl": {"weight": 1.0, "slices": ("factz",)}}, "kl.slices names factz"),
+        ({"slice_weights": {"facts": 0.0, "refusals": 0.0}}, "every slice the weight 0"),
+        ({"slice_weights": {"facts": 0.0}, "kl": {"weight": 1.0, "slices": ("facts",)}}, "whose slice weight is 0"),
     ],
 )
-def test_a_slice_that_nobody_is_in_is_refused(
+def test_slices_that_cannot_mean_what_they_say_are_refused(
     changes: dict[str, Any], fact: str, make_objective: Any, tiny_policy: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(PlumblineError, match=fact):

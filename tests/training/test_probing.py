@@ -10,13 +10,14 @@ import pytest
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.probes import judge_probes
+from plumbline.policies.families import family
 from plumbline.policies.local import LocalPolicy, load_template
 from plumbline.records import Adapter, DecoderSettings, Objective, ProbePlan, digest_of
 from plumbline.training import Trained
 from plumbline.training.export import export
 from plumbline.training.job import TrainingJob, prepare_job
 from plumbline.training.loop import train_rank
-from plumbline.training.probing import lines, probe, settle, waiting
+from plumbline.training.probing import lines, policy_of, probe, settle, waiting
 from plumbline.training.runners import InProcess
 from resume_worker import Run
 from scripted_judge import ITEMS, ScriptedJudge, fingerprint
@@ -245,3 +246,15 @@ def test_a_preempted_run_saves_a_checkpoint_at_that_step(make_run: MakeRun) -> N
     job = prepare_job(run.job, run.objective, make_examples(40), (), run.base, load_template(run.base))
     train_rank(job, Preempted(job))
     assert saved == [4, 5, 8, 10]
+
+
+def test_a_probe_ends_turns_as_the_export_will(make_objective: Any, tiny_policy: Path, tmp_path: Path) -> None:
+    """The template's end of turn is a token that the base policy does not end with."""
+    added = ("<|im_start|>", "<|im_end|>")
+    template = load_template(tiny_policy, family("chatml"), added)
+    objective = make_objective(template=template.digest, added_tokens=added)
+    job = prepare_job(tmp_path / "job", objective, make_examples(12), (), tiny_policy, template)
+    asked = policy_of(job, None, "cpu")
+    assert isinstance(asked, LocalPolicy)
+    assert template.tokenizer.convert_tokens_to_ids("<|im_end|>") in asked.stop_ids
+    assert asked.tokenizer.eos_token_id in asked.stop_ids
