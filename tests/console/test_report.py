@@ -20,7 +20,7 @@ from plumbline.errors import PlumblineError
 from plumbline.records import DatasetManifest, ShadowCounts, digest_bytes, say
 
 Contracts = dict[str, tuple[tuple[str, str], ...]]
-GOLDEN_PAGE = "sha256:6950f23b5bc7b8a5fe74ef1a05a15b857bcb1a95e2830aac11383a322c79407d"
+GOLDEN_PAGE = "sha256:7623bbcb06ac9bd5be9181afb5a5a9d76aa8dc8119d2969a13b09a8450456318"
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{ 7*7 }}{% raw %}&lt;"
