@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plumbline.policies.files import manifest_of
-from plumbline.policies.local import load_template
+from plumbline.policies.local import load_model, load_template
 from plumbline.records import Objective, Optimiser, digest_of
 
 MakeObjective = Callable[..., Objective]
@@ -35,3 +36,16 @@ def make_objective(tiny_policy: Path) -> MakeObjective:
         return Objective(**{**settings, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untied_policy(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny policy with an output layer of its own."""
+    tokenizer, model = load_model(tiny_policy)
+    model.config.tie_word_embeddings = False
+    torch.manual_seed(1)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
+    folder = tmp_path_factory.mktemp("policies") / "untied"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

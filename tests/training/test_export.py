@@ -33,19 +33,6 @@ TOTALS = MaskTotals(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def untied_policy(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny policy with an output layer of its own."""
-    tokenizer, model = load_model(tiny_policy)
-    model.config.tie_word_embeddings = False
-    torch.manual_seed(1)
-    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
-    folder = tmp_path_factory.mktemp("policies") / "untied"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def make_job(make_objective: MakeObjective, tiny_policy: Path, tmp_path: Path) -> MakeJob:
     """A finished job, and the logits of what it trained: a few AdamW steps on random ids."""

@@ -18,19 +18,6 @@ MakeObjective = Callable[..., Objective]
 KINDS = ("none", "lora", "dora", "qlora")
 
 
-@pytest.fixture(scope="module")
-def untied_policy(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny policy with an output layer of its own."""
-    tokenizer, model = load_model(tiny_policy)
-    model.config.tie_word_embeddings = False
-    torch.manual_seed(1)
-    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
-    folder = tmp_path_factory.mktemp("policies") / "untied"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def trainable(model: Any) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 

@@ -40,11 +40,10 @@ def probes(job: Path, step: int | None, samples: int, json_out: bool) -> None:
 def read_probes(job: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The lines of JOB/probes.jsonl and what the base policy said. A line that is being written is left for later."""
     from plumbline.errors import PlumblineError
+    from plumbline.policies.files import read_lines
 
     file, base = job / "probes.jsonl", job / "probes" / "base.json"
-    there = file.is_file() and base.is_file()
-    whole = file.read_text("utf-8").rpartition("\n")[0] if there else ""
-    lines = [json.loads(line) for line in whole.splitlines()]
+    lines = read_lines(file) if base.is_file() else []
     if not lines:
         raise PlumblineError(
             f"{job} holds no probes",

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from plumbline.errors import PlumblineError
 from plumbline.records import DecoderSettings, PolicyManifest, digest_of
@@ -141,6 +141,13 @@ def verify(path: Path, manifest: PolicyManifest) -> None:
                 consequence="the policy was not loaded: its record would be untrue",
                 remedy="export the policy again, or restore the files that the manifest names",
             )
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON lines of a file that grows, none where there is no file; a last line that is not whole yet (or that a
+    kill cut short) is left out."""
+    whole = path.read_text("utf-8").rpartition("\n")[0] if path.is_file() else ""
+    return [json.loads(line) for line in whole.splitlines() if line]
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from plumbline.errors import PlumblineError
 from plumbline.policies.files import write_durably
 from plumbline.training.loss import Sums
-from plumbline.training.sharding import load_shards, save_shards, sync
+from plumbline.training.sharding import load_shards, save_shards, write_tensors
 
 Weights = dict[str, torch.Tensor]
 
@@ -83,24 +83,4 @@ def load(folder: Path, objective: str, model: Any, optimiser: torch.optim.Optimi
 
 def save_weights(weights: Weights, path: Path) -> None:
     """Write weights so that the file is absent, old or whole. Raises PlumblineError when it cannot be written."""
-    building = path.with_name(f".{path.name}.building")
-    try:
-        save_file(weights, building)
-        sync(building)
-        building.replace(path)
-        sync(path.parent)
-    except Exception as error:  # safetensors wraps I/O errors in its own kind
-        building.unlink(missing_ok=True)
-        raise PlumblineError(
-            f"{path} could not be written: {error}",
-            consequence="training stopped; the previous checkpoint is intact",
-            remedy="free space on that disk and run the same command: it goes on from the previous checkpoint",
-        ) from error
-
-
-def put(model: Any, weights: Weights) -> None:
-    """Copy weights into a model's parameters by name; every name must exist."""
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            parameters[name].copy_(tensor)
+    write_tensors(path, weights, what=str(path))

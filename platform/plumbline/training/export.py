@@ -28,8 +28,8 @@ from plumbline.policies.template import ChatTemplate
 from plumbline.records import DecoderSettings, Objective, PolicyManifest, TrainingRecord
 from plumbline.training.adapters import quantise
 from plumbline.training.card import Drift, model_card
-from plumbline.training.checkpoint import put
 from plumbline.training.job import TrainingJob
+from plumbline.training.sharding import put_whole
 from plumbline.training.trainee import Trainee, add_tokens, build
 
 Form = Literal["merged", "adapter"]
@@ -144,7 +144,7 @@ def _already_there(out: Path, objective: Objective, name: str, form: Form) -> Po
 def _rebuilt(job: TrainingJob, objective: Objective) -> Trainee:
     """The trainee with the chosen weights, in eval mode."""
     trainee = build(objective, job.base, "cpu", with_reference=False)
-    put(trainee.model, load_file(job.result / "chosen.safetensors"))
+    put_whole(trainee.model, load_file(job.result / "chosen.safetensors"))
     trainee.model.eval()
     return trainee
 

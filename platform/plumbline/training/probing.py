@@ -25,10 +25,11 @@ from safetensors.torch import load_file
 
 from plumbline.errors import PlumblineError
 from plumbline.policies import Policy
-from plumbline.policies.files import manifest_of, write_durably
+from plumbline.policies.files import manifest_of, read_lines, write_durably
 from plumbline.records import DecoderSettings, ProbeName, SuiteItem, TrainingRecord
-from plumbline.training.checkpoint import Weights, put, save_weights
+from plumbline.training.checkpoint import Weights, save_weights
 from plumbline.training.job import TrainingJob
+from plumbline.training.sharding import put_whole
 
 
 class Judge(Protocol):
@@ -107,11 +108,7 @@ def _measure(job: TrainingJob, step: int, judge: Judge, device: str) -> None:
 
 def lines(job: TrainingJob) -> list[dict[str, Any]]:
     """What was probed so far; a line that a kill cut short is not there."""
-    file = job.folder / "probes.jsonl"
-    if not file.is_file():
-        return []
-    whole = file.read_text().rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines() if line]
+    return read_lines(job.folder / "probes.jsonl")
 
 
 def policy_of(job: TrainingJob, step: int | None, device: str) -> Policy:
@@ -121,12 +118,11 @@ def policy_of(job: TrainingJob, step: int | None, device: str) -> Policy:
 
     trainee = build(job.objective, job.base, device, with_reference=False)
     if step is not None:
-        put(trainee.model, _load(job, step))
+        put_whole(trainee.model, _load(job, step))
     template = load_template(job.base, job.template, job.objective.added_tokens)
     policy = LocalPolicy(trainee.model, template, manifest_of(job.base, template.digest))
-    policy.stop_ids |= set(
-        template.stop_ids
-    )  # as the export will say: the template may end turns otherwise than the base
+    # as the export will say: the template may end turns otherwise than the base does
+    policy.stop_ids |= set(template.stop_ids)
     return policy
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from plumbline.policies.files import write_durably
+from plumbline.policies.files import read_lines, write_durably
 from plumbline.training.checkpoint import State
 from plumbline.training.cost import Shape, peak_flops, shape_of, step_flops
 from plumbline.training.job import TrainingJob
@@ -29,8 +29,8 @@ class Progress:
         self.every = max(1, min(LONGEST, steps // WINDOWS))
         self.file = job.folder / "progress.jsonl"
         if runner.rank == 0 and self.file.is_file():  # steps beyond the checkpoint are done again
-            lines = [line for line in _whole_lines(self.file.read_text()) if json.loads(line)["step"] <= resumed_at]
-            write_durably(self.file, "".join(line + "\n" for line in lines).encode())
+            kept = [line for line in read_lines(self.file) if line["step"] <= resumed_at]
+            write_durably(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def account(self, state: State, slices: tuple[str, ...], rate: float, norm: float, *, last: bool) -> None:
         """Close the window if the step ends one, and write its line."""
@@ -85,8 +85,3 @@ class Progress:
             return None
         peak = peak_flops(torch.cuda.get_device_name(), self.job.objective.precision)
         return round(flops / (peak * self.runner.world), 4) if peak else None
-
-
-def _whole_lines(text: str) -> list[str]:
-    """Lines that end in a newline: a kill may have cut the last one."""
-    return [line for line in text.rpartition("\n")[0].splitlines() if line]

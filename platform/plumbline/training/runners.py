@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbline.errors import PlumblineError
+from plumbline.policies.files import read_lines
 from plumbline.training.job import TrainingJob
 from plumbline.training.probing import Judge, require_probes, waiting
 from plumbline.training.probing import probe as run_probe
@@ -290,7 +291,7 @@ def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     done = threading.Event()
 
     def follow(report: OnProgress) -> None:
-        offset, file, told_of = 0, 0, _last_step(path)
+        offset, file, told_of = 0, 0, max((line["step"] for line in read_lines(path)), default=-1)
         while True:
             ending = done.is_set()
             if path.exists():
@@ -315,12 +316,6 @@ def _watch(path: Path, on_progress: OnProgress | None) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=5)
-
-
-def _last_step(path: Path) -> int:
-    """The last step that the file tells of; -1 where there is none."""
-    lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else -1
 
 
 def _cause(error: BaseException) -> str:

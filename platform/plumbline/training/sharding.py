@@ -171,18 +171,26 @@ def save_shards(
                 tensors[key] = mine.detach().cpu().contiguous()
                 places[key] = {"shape": list(value.shape), "row": first}
     header = {HEADER: json.dumps({"rank": rank, "world": world, "tag": tag, "tensors": places})}
-    path = folder / shard_name(rank, world)
+    name = shard_name(rank, world)
+    write_tensors(folder / name, tensors, header, what=f"the checkpoint's shard {name} in {folder}")
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None, *, what: str
+) -> None:
+    """Write a safetensors file so that it is absent, old or whole, its folder too if need be. Raises PlumblineError,
+    which says `what` it is, when it cannot be written."""
     temporary = path.with_name(f".{path.name}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=header)
-        sync(temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata=metadata)
+        _sync(temporary)
         os.replace(temporary, path)
-        sync(folder)
+        _sync(path.parent)
     except Exception as error:  # safetensors wraps I/O errors in its own kind
         temporary.unlink(missing_ok=True)
         raise PlumblineError(
-            f"the checkpoint's shard {path.name} could not be written to {folder}: {error}",
+            f"{what} could not be written: {error}",
             consequence="training stopped; the previous checkpoint is intact",
             remedy="free space on that disk and run the same command: it goes on from the previous checkpoint",
         ) from error
@@ -339,7 +347,7 @@ def _trainable(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Have the disk hold what was written to a file, or which files a folder has."""
     handle = os.open(path, os.O_RDONLY)
     try:

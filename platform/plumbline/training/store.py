@@ -7,6 +7,7 @@ slices      0           2       0              int16, index into slice_names
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,11 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.slices)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
-    @property
+    @cached_property
     def targets(self) -> NDArray[np.int64]:
         """Supervised tokens that can be predicted: the first token of a row never is a target."""
         sums = np.concatenate([[0], np.cumsum(self.supervised, dtype=np.int64)])
