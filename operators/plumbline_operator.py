@@ -1,16 +1,15 @@
-"""The operator: sees DatasetLine objects, asks the reconcile core what is next, and lets Kubernetes do it.
+"""The operator: sees Plumbline's objects, asks the reconcile core what is next, and lets Kubernetes do it.
 
 Run by `kopf run /app/operators/plumbline_operator.py --standalone --namespace NS`. It is a thin shell on purpose:
 
-    observe    line and Jobs from the API server, everything else from the ledger (in that order: a Job that ends
-               in between is still seen as running, so its work is never started twice)
-    decide     plumbline.reconcile.dataset_line.reconcile, which knows nothing of Kubernetes
-    interpret  plumbline.reconcile.kubernetes: Jobs, a status, Events
+    watch        kopf, here: an event about an object or one of its Jobs only says *look again*, and so does a timer
+    queue        work_queue.py: one look per object at a time, failures backed off
+    look         controllers.py: observe, decide (plumbline.reconcile), interpret, report
+    lead         leadership.py: of several operators, the one that holds the Lease works
 
-Level-based: an event about a line or one of its Jobs only says *look again*, and so does a timer. Handlers are
-`on.event` and the timer is our own, because kopf's timers and change handlers put a finalizer on the object, and
-then neither it nor its namespace can be deleted while the operator is down. Nothing here needs a finalizer: Jobs
-belong to their line and go with it, and the truth is in the ledger.
+Handlers are `on.event` and the timer is our own, because kopf's timers and change handlers put a finalizer on the
+object, and then neither it nor its namespace can be deleted while the operator is down. Nothing here needs one: what
+belongs to a line goes with it, an erasure that has begun goes on without its request, and the truth is in the ledger.
 """
 # mypy: disable-error-code="untyped-decorator"
 
@@ -19,160 +18,156 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 import time
+import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import kopf
-from api_server import ApiServer, Json
+from api_server import ApiServer
+from controllers import ApprovalController, Controller, ErasureController, LineController, NotLeading
+from leadership import Leadership
 from prometheus_client import start_http_server
+from work_queue import Key, WorkQueue
 
-from plumbline.evaluation import export_gauges
+from plumbline.errors import PlumblineError
+from plumbline.feedback.pseudonyms import Pseudonyms
 from plumbline.metrics import Metrics
 from plumbline.reconcile import kubernetes
-from plumbline.reconcile.dataset_line import (
-    Action,
-    Cancel,
-    LineObservation,
-    Publish,
-    Reject,
-    StartIngestion,
-    StartRemoval,
-    reconcile,
-)
-from plumbline.reconcile.ledger_observer import LedgerObserver, LineObserver, Reading
+from plumbline.reconcile.cluster_observer import ClusterObserver
+from plumbline.reconcile.resources import GROUP, LINE_LABEL
+from plumbline.records.resources import RESOURCES, Resource
+from plumbline.stores import Lease
 
-Key = tuple[str, str]  # namespace, name
+LINE, APPROVAL, ERASURE = "DatasetLine", "Approval", "ErasureRequest"
 logger = logging.getLogger("plumbline.operator")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """From the environment, which the chart sets."""
+    """From the environment, which the chart sets. `ledger` is a path or a URL, `blobs` a directory or s3://."""
 
-    ledger: Path
-    blobs: Path
+    ledger: str
+    blobs: str
     jobs: Path
+    namespace: str
+    tenant_key: str = ""
+    username_prefix: str = ""
     resync_seconds: float = 60.0
+    lease_seconds: int = 15
     metrics_port: int = 9090
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
         return cls(
-            ledger=Path(environment.get("PLUMBLINE_LEDGER", "/data/ledger.sqlite")),
-            blobs=Path(environment.get("PLUMBLINE_BLOBS", "/data/blobs")),
+            ledger=environment.get("PLUMBLINE_LEDGER", "/data/ledger.sqlite"),
+            blobs=environment.get("PLUMBLINE_BLOBS", "/data/blobs"),
             jobs=Path(environment.get("PLUMBLINE_JOBS", "/etc/plumbline/jobs.yaml")),
+            namespace=environment.get("PLUMBLINE_NAMESPACE", "default"),
+            tenant_key=environment.get("PLUMBLINE_TENANT_KEY", ""),
+            username_prefix=environment.get("PLUMBLINE_USERNAME_PREFIX", ""),
             resync_seconds=float(environment.get("PLUMBLINE_RESYNC_SECONDS", "60")),
+            lease_seconds=int(environment.get("PLUMBLINE_LEASE_SECONDS", "15")),
             metrics_port=int(environment.get("PLUMBLINE_METRICS_PORT", "9090")),
         )
 
+    def names(self) -> Pseudonyms | None:
+        """What makes pseudonyms: the key given, or the file beside a ledger that is a file. Never a new one."""
+        if self.tenant_key:
+            return Pseudonyms(bytes.fromhex(self.tenant_key))
+        beside = Path(self.ledger).with_name("tenant.key")
+        return Pseudonyms(beside.read_bytes()) if "://" not in self.ledger and beside.is_file() else None
+
 
 class Operator:
-    """Knows which lines there are and looks at them, one look per line at a time."""
+    """Knows which objects there are, and has those looked at that an event or the clock names."""
 
-    def __init__(self, api: ApiServer, observer: LineObserver, jobs: kubernetes.JobSettings) -> None:
-        self.api = api
-        self.observer = observer
-        self.jobs = jobs
+    def __init__(self, api: ApiServer, settings: Settings) -> None:
+        jobs = kubernetes.JobSettings.from_yaml(settings.jobs.read_text("utf-8"))
+        self.settings = settings
+        self.observer = ClusterObserver(
+            settings.ledger, settings.blobs, names=settings.names(), prefix=settings.username_prefix
+        )
+        self.me = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        self.leadership = Leadership(
+            api, settings.namespace, self.me, seconds=settings.lease_seconds, on_taken=self._taken
+        )
         self.metrics = Metrics()
-        self.lines: dict[Key, asyncio.Lock] = {}
+        self.queue = WorkQueue(self._look, most_seconds=settings.resync_seconds)
+        self.known: set[Key] = set()
+        self.looked = time.monotonic()
+        self._fence: Lease | None = None
+        self._fencing: asyncio.Task[None] | None = None
+        leads = self._leads
+        self.controllers: dict[str, Controller] = {
+            LINE: LineController(api, self.observer, leads, jobs, self.metrics),
+            APPROVAL: ApprovalController(api, self.observer, leads, lambda: self._fence, self._fence_lost),
+            ERASURE: ErasureController(api, self.observer, leads, jobs),
+        }
+
+    def seen(self, kind: str, namespace: str, name: str) -> None:
+        self.known.add((kind, namespace, name))
+        self.queue.ask((kind, namespace, name))
+
+    def gone(self, kind: str, namespace: str, name: str) -> None:
+        self.known.discard((kind, namespace, name))
+
+    async def resync(self) -> None:
+        """Look at everything known, again and again: what no event tells (a withdrawal, a deadline) is found so."""
+        while True:
+            await asyncio.sleep(self.settings.resync_seconds)
+            self.ask_all()
+
+    def ask_all(self) -> None:
+        for key in sorted(self.known):
+            self.queue.ask(key)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since a look ended; for one that only follows, or has nothing to look at, since it asked for the lease."""
+        waits = not self._leads() or not self.known
+        return time.monotonic() - max(self.looked, self.leadership.asked if waits else 0.0)
+
+    async def _look(self, key: Key) -> None:
+        if not self._leads():
+            return
+        kind, namespace, name = key
+        try:
+            if await self.controllers[kind].look(namespace, name):
+                if kind == APPROVAL:
+                    self._ask_lines(namespace)
+            else:
+                self.known.discard(key)
+        except NotLeading:
+            logger.info("%s: left to whoever leads", "/".join(key))
         self.looked = time.monotonic()
 
-    async def look(self, namespace: str, name: str) -> None:
-        """Observe, decide, interpret, report. Safe to call at any time, any number of times."""
-        lock = self.lines.setdefault((namespace, name), asyncio.Lock())
-        async with lock:
-            line = await self.api.line(namespace, name)
-            if line is None or line["metadata"].get("deletionTimestamp"):
-                self.forget(namespace, name)
-                return
-            jobs = await self.api.jobs(namespace, f"{kubernetes.LINE_LABEL}={name}")
-            spec = kubernetes.line_spec(line)
-            reading = await asyncio.to_thread(self.observer.read, spec)
-            seen = observation(line, jobs, reading)
-            decision = reconcile(spec, seen)
-            for action in decision.actions:
-                await self._interpret(action, line, jobs)
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            total = sum(reading.examples.values()) if seen.head is not None else None
-            status = kubernetes.status(line, seen, decision, examples=total, now=now)
-            for condition in kubernetes.news(line, decision):
-                await self.api.create_event(kubernetes.event(line, condition, now=now))
-            if kubernetes.says_more(line, status):
-                await self.api.patch_status(namespace, name, status)
-            if reading.problem:
-                logger.warning("%s/%s: %s", namespace, name, reading.problem)
-            export(self.metrics, spec.dataset, reading)
-            self.looked = time.monotonic()
+    def _ask_lines(self, namespace: str) -> None:
+        for kind, where, name in sorted(self.known):
+            if kind == LINE and where == namespace:
+                self.queue.ask((kind, where, name))
 
-    def forget(self, namespace: str, name: str) -> None:
-        self.lines.pop((namespace, name), None)
+    def _leads(self) -> bool:
+        return self.leadership.held
 
-    async def resync(self, seconds: float) -> None:
-        """Look at every known line, again and again: what no event tells (a withdrawal, an approval) is found so."""
-        while True:
-            await asyncio.sleep(seconds)
-            for key in list(self.lines):
-                await self.try_look(*key)
-            if not self.lines:
-                self.looked = time.monotonic()
+    def _fence_lost(self) -> None:
+        self._fence = None
+        self.leadership.again()
 
-    async def try_look(self, namespace: str, name: str) -> None:
-        """A look whose failure is logged and left to the next one: one broken line must not starve the others."""
-        try:
-            await self.look(namespace, name)
-        except (aiohttp.ClientError, TimeoutError, kopf.TemporaryError) as error:
-            logger.warning("%s/%s: the API server did not answer as needed: %s", namespace, name, error)
+    def _taken(self) -> None:
+        """Look at everything, and get a new fencing token; until it is there, no approval is recorded."""
+        self._fence = None
+        if self._fencing is None or self._fencing.done():
+            self._fencing = asyncio.create_task(self._get_fence())
+        self.ask_all()
 
-    async def _interpret(self, action: Action, line: Json, jobs: list[Json]) -> None:
-        """Carry out one action. Asking for approval and waiting are told by status and Events alone."""
-        match action:
-            case StartIngestion() | StartRemoval() | Publish() | Reject():
-                job = kubernetes.job(action, line, self.jobs)
-                name = job["metadata"]["name"]
-                if await self.api.create_job(job):
-                    logger.info("%s: started", name)
-                elif any(done["metadata"]["name"] == name and kubernetes.job_outcome(done) for done in jobs):
-                    logger.warning("%s: ended without moving the run on; read its log, then delete it", name)
-                else:
-                    logger.info("%s: is there already", name)
-            case Cancel(run_key=run_key):
-                for job in jobs:
-                    active = kubernetes.active_job([job])
-                    if active is not None and active.run_key == run_key:
-                        await self.api.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
-
-
-def observation(line: Json, jobs: list[Json], reading: Reading) -> LineObservation:
-    """Both halves of one look put together: the ledger's, and what Kubernetes knows of Jobs and of what was said."""
-    seen = reading.observation()
-    pending = seen.pending
-    if pending is not None:
-        asked = kubernetes.approval_requested(line, pending.candidate)
-        pending = dataclasses.replace(pending, approval_requested=asked)
-    job, failures = kubernetes.active_job(jobs), kubernetes.failures(jobs)
-    return dataclasses.replace(seen, pending=pending, job=job, failures=failures)
-
-
-def export(metrics: Metrics, dataset: str, reading: Reading) -> None:
-    """Gauges from one reading. What could not be read keeps its last value; only the ledger's word is set to 0."""
-    metrics.gauge("plumbline_consent_ledger_valid").set(1 if reading.verifies else 0)
-    if not reading.verifies:
-        return
-    metrics.gauge("plumbline_consent_ledger_sequence").set(reading.consent_sequence)
-    if reading.head is not None:
-        metrics.gauge("plumbline_dataset_version").labels(dataset).set(reading.head.version)
-    for split, count in reading.examples.items():
-        metrics.gauge("plumbline_dataset_examples").labels(dataset, split).set(count)
-    if reading.accepted is not None:
-        metrics.gauge("plumbline_ingestion_accepted").labels(dataset).set(reading.accepted)
-    for reason, count in reading.rejected.items():
-        metrics.gauge("plumbline_ingestion_rejected").labels(dataset, reason).set(count)
-    if reading.decision is not None and reading.report is not None:
-        export_gauges(reading.report, reading.decision, metrics)
+    async def _get_fence(self) -> None:
+        with contextlib.suppress(PlumblineError):  # whoever needs it asks again
+            self._fence = await asyncio.to_thread(
+                self.observer.fence, self.settings.namespace, self.me, self.settings.lease_seconds
+            )
 
 
 # --- kopf -----------------------------------------------------------------------------------------------------
@@ -188,24 +183,22 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.scanning.disabled = True  # no right to list CRDs and namespaces is asked for, so none is used
     settings.posting.enabled = False  # Events are about conditions, not about kopf's handlers
     settings.peering.standalone = True
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=kubernetes.GROUP)
-    settings.persistence.finalizer = f"{kubernetes.GROUP}/unused"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
+    settings.persistence.finalizer = f"{GROUP}/unused"
 
-    found = Settings.from_environment(os.environ)
-    jobs = kubernetes.JobSettings.from_yaml(found.jobs.read_text("utf-8"))
-    observer = LedgerObserver(found.ledger, found.blobs)
     memo.api = memo.get("api") or ApiServer()
-    memo.operator = Operator(memo.api, observer, jobs)
-    memo.resync_seconds = found.resync_seconds
-    memo.resync = asyncio.create_task(memo.operator.resync(found.resync_seconds))
-    memo.metrics = start_http_server(found.metrics_port, registry=memo.operator.metrics.registry)
+    memo.operator = Operator(memo.api, Settings.from_environment(os.environ))
+    memo.loops = [asyncio.create_task(memo.operator.resync()), asyncio.create_task(memo.operator.leadership.run())]
+    memo.metrics = start_http_server(memo.operator.settings.metrics_port, registry=memo.operator.metrics.registry)
 
 
 @kopf.on.cleanup()
 async def stop(memo: kopf.Memo, **_: Any) -> None:
-    memo.resync.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await memo.resync
+    for loop in memo.loops:
+        loop.cancel()
+    await asyncio.gather(*memo.loops, return_exceptions=True)
+    await memo.operator.queue.close()
+    await memo.operator.leadership.release()
     server, thread = memo.metrics
     await asyncio.to_thread(server.shutdown)
     server.server_close()
@@ -226,20 +219,35 @@ async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.ConnectionInfo | None:
 @kopf.on.probe(id="seconds_since_last_look")
 def alive(memo: kopf.Memo, **_: Any) -> float:
     """Liveness: fails (500, and a restart) when no look has ended for ten resync intervals."""
-    age: float = time.monotonic() - memo.operator.looked
-    if age > 10 * memo.resync_seconds:
-        raise kopf.PermanentError(f"no look at a line has ended for {age:.0f} s")
+    age: float = memo.operator.idle_seconds
+    if age > 10 * memo.operator.settings.resync_seconds:
+        raise kopf.PermanentError(f"no look at an object has ended for {age:.0f} s")
     return round(age, 1)
 
 
-@kopf.on.event(kubernetes.GROUP, kubernetes.VERSION, kubernetes.PLURAL)
-async def on_line(event: Mapping[str, Any], namespace: str, name: str, memo: kopf.Memo, **_: Any) -> None:
-    if event.get("type") == "DELETED":
-        memo.operator.forget(namespace, name)
-    else:
-        await memo.operator.try_look(namespace, name)
+def watch(resource: Resource) -> None:
+    """What an event about an object of this kind says: look at it, or at the line that it belongs to."""
+
+    @kopf.on.event(resource.group, resource.version, resource.plural, id=f"look_at_{resource.plural}")
+    async def on_event(
+        event: Mapping[str, Any], namespace: str, name: str, labels: Mapping[str, str], memo: kopf.Memo, **_: Any
+    ) -> None:
+        operator: Operator = memo.operator
+        if resource.kind in operator.controllers:
+            (operator.gone if event.get("type") == "DELETED" else operator.seen)(resource.kind, namespace, name)
+        elif LINE_LABEL in labels:
+            operator.queue.ask((LINE, namespace, labels[LINE_LABEL]))
 
 
-@kopf.on.event("batch", "v1", "jobs", labels={kubernetes.LINE_LABEL: kopf.PRESENT})
+for _resource in RESOURCES:
+    watch(_resource)
+
+
+@kopf.on.event("batch", "v1", "jobs", labels={kubernetes.STEP_LABEL: kopf.PRESENT})
 async def on_job(labels: Mapping[str, str], namespace: str, memo: kopf.Memo, **_: Any) -> None:
-    await memo.operator.try_look(namespace, labels[kubernetes.LINE_LABEL])
+    operator: Operator = memo.operator
+    if LINE_LABEL in labels:
+        operator.queue.ask((LINE, namespace, labels[LINE_LABEL]))
+    for kind, where, name in sorted(operator.known):
+        if kind == ERASURE and where == namespace and kubernetes.label(name) == labels.get(kubernetes.ERASURE_LABEL):
+            operator.queue.ask((kind, where, name))

@@ -10,7 +10,7 @@ import click
 from chart_tools import REPO, SETUPS, Doc, pods
 
 from plumbline.reconcile.dataset_line import Publish, Reject, StartIngestion, StartRemoval
-from plumbline.reconcile.kubernetes import JobSettings, job
+from plumbline.reconcile.kubernetes import JobSettings, erasure_job, job
 from plumbline.records import digest_of
 
 LINES = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^\s*#.*\n", "", (REPO / "Dockerfile").read_text())).splitlines()
@@ -107,9 +107,15 @@ def plumb_calls(render: Callable[..., list[Doc]]) -> list[list[str]]:
     }
     settings = JobSettings(image="i", service_account="s", claim="c")
     run, candidate = digest_of("run"), digest_of("candidate")
+    run_object = {"kind": "IngestionRun", "metadata": {"name": "support-run", "uid": "u"}}
     actions = (StartIngestion(run, 1, 2), StartRemoval(run, 3), Publish(run, candidate), Reject(run, candidate))
     for action in actions:
-        found += [job(action, line, settings)["spec"]["template"]["spec"]["containers"][0]["args"]]
+        found += [job(action, line, run_object, settings)["spec"]["template"]["spec"]["containers"][0]["args"]]
+    request = {
+        "metadata": {"name": "letter", "namespace": "demo", "uid": "u"},
+        "spec": {"subject": digest_of("subject"), "remediation": "retire"},
+    }
+    found += [erasure_job(request, 1, settings)["spec"]["template"]["spec"]["containers"][0]["args"]]
     return found
 
 
@@ -152,4 +158,10 @@ def test_the_operator_reads_the_environment_that_the_chart_sets(render: Callable
     operator = deployments["rel-plumbline-operator"]
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     read = set(re.findall(r"PLUMBLINE_[A-Z_]+", (REPO / "operators" / "plumbline_operator.py").read_text()))
-    assert {item["name"] for item in container["env"]} == read
+    assert {item["name"] for item in container["env"]} == read - {"PLUMBLINE_TENANT_KEY"}
+    (container,) = next(
+        doc["spec"]["template"]["spec"]["containers"]
+        for doc in render("server-stores")
+        if doc["kind"] == "Deployment" and doc["metadata"]["name"].endswith("-operator")
+    )
+    assert {item["name"] for item in container["env"] if item["name"].startswith("PLUMBLINE_")} == read

@@ -27,7 +27,8 @@ def ingestion_job(docs: list[Doc]) -> Doc | None:
                 "metadata": {"name": "support", "namespace": "demo", "uid": "u1"},
                 "spec": {"dataset": "support", "rubric": digest_of("rubric")},
             }
-            return job(StartIngestion(digest_of("run"), 1, 9), line, settings)
+            run = {"kind": "IngestionRun", "metadata": {"name": "support-run", "uid": "u2"}}
+            return job(StartIngestion(digest_of("run"), 1, 9), line, run, settings)
     return None
 
 
@@ -169,7 +170,9 @@ def test_every_network_policy_selects_a_component_that_exists(render: Render, se
     for name, policy in named(docs, "NetworkPolicy").items():
         labels = policy["spec"]["podSelector"]["matchLabels"]
         component = labels.get("app.kubernetes.io/component")
-        assert component in components or name.endswith("-default"), name
+        for expression in policy["spec"]["podSelector"].get("matchExpressions", []):
+            assert components & set(expression["values"]) and "operator" in expression["values"], name
+        assert component in components or name.endswith(("-default", "-stores")), name
 
 
 def test_workloads_select_their_own_pods(render: Render, setup: str) -> None:
@@ -254,6 +257,51 @@ def test_everyone_who_opens_the_ledger_is_beside_the_collector(render: Render) -
         if "/data" in mounts and not name.endswith("-collector"):
             (term,) = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             assert term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "collector"
+
+
+def test_with_everything_on_servers_nothing_is_mounted_and_nobody_is_tied_to_a_node(render: Render) -> None:
+    docs = render("server-stores")
+    assert "rel-plumbline-data" not in named(docs, "PersistentVolumeClaim")
+    for name, pod in every_pod(render, "server-stores"):
+        assert "affinity" not in pod, name
+        for container in pod["containers"]:
+            assert "/data" not in [mount["mountPath"] for mount in container["volumeMounts"]], name
+            given = {item["name"]: item for item in container["env"]}
+            url = given["PLUMBLINE_LEDGER"]["valueFrom"]["secretKeyRef"]
+            assert url == {"name": "plumbline-secrets", "key": "ledger-url"}, name
+            assert given["PLUMBLINE_BLOBS"]["value"] == "s3://plumbline-blobs/production", name
+            assert given["AWS_ENDPOINT_URL"]["value"] == "https://objects.storage:9000", name
+            assert all("valueFrom" in item for key, item in given.items() if key.endswith(("_KEY", "_KEY_ID"))), name
+    policy = named(docs, "NetworkPolicy")["rel-plumbline-stores"]["spec"]
+    assert policy["egress"] == [{"ports": [{"port": 5432, "protocol": "TCP"}, {"port": 9000, "protocol": "TCP"}]}]
+    assert "rel-plumbline-stores" not in named(render("default"), "NetworkPolicy")
+
+
+def test_several_operators_roll_and_one_stays_while_nodes_are_drained(render: Render) -> None:
+    docs = render("server-stores")
+    operator = named(docs, "Deployment")["rel-plumbline-operator"]["spec"]
+    assert (operator["replicas"], operator["strategy"]["type"]) == (2, "RollingUpdate")
+    budget = named(docs, "PodDisruptionBudget")["rel-plumbline-operator"]["spec"]
+    assert budget["selector"]["matchLabels"].items() <= operator["template"]["metadata"]["labels"].items()
+    assert not named(render("default"), "PodDisruptionBudget")
+
+
+def test_the_operator_may_do_what_it_asks_for_and_never_approve(render: Render) -> None:
+    """Every request of the operator's client against the Role, so that neither knows more than the other."""
+    rules = named(render("default"), "Role")["rel-plumbline-operator"]["rules"]
+    may = {
+        (resource, verb, tuple(rule.get("resourceNames", [])))
+        for rule in rules
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    watched = {"datasetlines", "approvals", "erasurerequests", "ingestionruns", "datasetversions"}
+    wanted = {(kind, verb, ()) for kind in watched for verb in ("get", "list", "watch")}
+    wanted |= {(f"{kind}/status", "patch", ()) for kind in watched}
+    wanted |= {(kind, verb, ()) for kind in ("ingestionruns", "datasetversions") for verb in ("create", "delete")}
+    wanted |= {("jobs", verb, ()) for verb in ("list", "watch", "create", "delete")} | {("events", "create", ())}
+    wanted |= {("leases", "create", ())} | {("leases", verb, ("plumbline-operator",)) for verb in ("get", "update")}
+    assert may == wanted
 
 
 def test_images_are_pinned(render: Render, setup: str) -> None:

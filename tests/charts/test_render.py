@@ -2,13 +2,11 @@
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
-from chart_tools import CHART, CHARTS, CRDS, KUBERNETES, SETUPS, Doc, problems
+from chart_tools import CHART, CHARTS, CRDS, SETUPS, Doc, problems
 
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
 FOREIGN = {
@@ -73,7 +71,7 @@ def test_there_are_setups_enough_to_render_every_template(render: Callable[..., 
     kinds = {doc["kind"] for setup in SETUPS for doc in render(setup)}
     assert kinds >= {
         "Deployment", "StatefulSet", "Service", "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
-        "PersistentVolumeClaim", "NetworkPolicy", *FOREIGN, *SHAPES,
+        "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", *FOREIGN, *SHAPES,
     }  # fmt: skip
     assert len(SETUPS) >= 8
 
@@ -110,51 +108,3 @@ def test_other_kinds_use_only_published_fields(render: Callable[..., list[Doc]],
         for path, fields in SHAPES.get(doc["kind"], {}).items():
             for found in at(doc, path.split(".")):
                 assert set(found) <= fields, f"{doc['kind']} {path}: {set(found) - fields}"
-
-
-# --- our own definition ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def datasetlines(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    done = helm("template", "crds", str(CHARTS / "plumbline-crds"), "--kube-version", KUBERNETES)
-    assert done.returncode == 0, done.stderr
-    path = tmp_path_factory.mktemp("crds") / "datasetlines.yaml"
-    path.write_text(done.stdout)
-    return path
-
-
-def test_our_definition_is_a_valid_and_structural_one(datasetlines: Path) -> None:
-    doc = yaml.safe_load(datasetlines.read_text())
-    kubernetes_validate.validate(doc, kubernetes_validate.latest_version(), strict=True)
-    (version,) = doc["spec"]["versions"]
-    assert version["subresources"] == {"status": {}}
-    columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns == ["VERSION", "EXAMPLES", "CONSENT", "PHASE", "AGE"]
-    assert doc["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-
-    def walk(schema: Doc, path: str) -> None:
-        assert "type" in schema, f"{path} has no type: not structural"
-        for name, inner in schema.get("properties", {}).items():
-            walk(inner, f"{path}.{name}")
-            if path.startswith((".spec", ".status")) and "conditions" not in path:
-                assert inner.get("description"), f"{path}.{name} has no description for kubectl explain"
-        if "items" in schema:
-            walk(schema["items"], f"{path}[]")
-
-    walk(version["schema"]["openAPIV3Schema"], "")
-
-
-def test_our_definition_accepts_a_line_and_refuses_a_wrong_one(datasetlines: Path) -> None:
-    line = {
-        "apiVersion": "plumbline.dev/v1alpha1",
-        "kind": "DatasetLine",
-        "metadata": {"name": "support"},
-        "spec": {"dataset": "support", "rubric": "sha256:" + "a" * 64},
-    }
-    assert problems(line, datasetlines) == []
-    spec = line["spec"]
-    assert isinstance(spec, dict)
-    for wrong in ({"rubric": "v1"}, {"dataset": "Support Desk"}, {"approvals": 1}, {"approvalsRequired": -1}):
-        assert problems({**line, "spec": {**spec, **wrong}}, datasetlines)
-    assert problems({**line, "spec": {"dataset": "support"}}, datasetlines)

@@ -3,6 +3,10 @@
 The figures are those of an early run of the micro-world, so the page is judged on the numbers it will meet.
 """
 
+from collections import Counter
+from typing import Any
+
+
 from plumbline.console import LineageEdge, LoopStory, Redactions, Stage, Withdrawal
 from plumbline.records import (
     AREAS,
@@ -28,7 +32,7 @@ from plumbline.records import (
     TrainingRecord,
     Verdict,
     digest_of,
-    merkle_root,
+    set_root,
     say,
 )
 
@@ -124,13 +128,13 @@ def datasets() -> tuple[DatasetManifest, DatasetManifest]:
     common = {"dataset": "town", "rubric": rubric().digest, "code": _d("code"), "licence": "CC0-1.0"}
     v1 = DatasetManifest(
         **common,
-        version=1, run_key=_d("run1"), root=merkle_root(m.address for m in first), members=first,
+        version=1, run_key=_d("run1"), **held(first),
         consent_sequence=12, consent_head=_d("head1"), sealed=172, accepted=160,
         rejected={"duplicate_of_other": 12},
     )  # fmt: skip
     v2 = DatasetManifest(
         **common,
-        version=2, parent=v1.digest, run_key=_d("run2"), root=merkle_root(m.address for m in second), members=second,
+        version=2, parent=v1.digest, run_key=_d("run2"), **held(second),
         consent_sequence=41, consent_head=_d("head2"), sealed=143, accepted=72,
         rejected={
             "no_consent": 19, "user_cap": 34, "consent_withdrawn": 4, "duplicate": 9, "selected_for_review": 5,
@@ -138,6 +142,18 @@ def datasets() -> tuple[DatasetManifest, DatasetManifest]:
         redactions={"phone": 1},
     )  # fmt: skip
     return v1, v2
+
+
+def held(members: tuple[Member, ...]) -> dict[str, Any]:
+    """What a manifest says about its members."""
+    people = {member.subject for member in members} - {None}
+    return {
+        "root": set_root(member.address for member in members),
+        "changes": _d(f"changes {len(members)}"),
+        "sizes": dict(Counter(member.split for member in members)),
+        "slices": dict(Counter(member.slice for member in members)),
+        "subjects": len(people),
+    }
 
 
 def estimates(turn: int, changes: dict[str, float] | None = None) -> tuple[PairedEstimate, ...]:
@@ -417,10 +433,10 @@ def planned_story() -> LoopStory:
             removed_by_slice={"facts": 4},
         ),
         redactions=Redactions(counts={"phone": 1}, samples=("Call me on [phone] if it works.",)),
-        withdrawn=Withdrawal(
+        withdrawn=(Withdrawal(
             pseudonym="sub_5f2c9be1a7d04433",
             proof="4 of its examples were in version 1 and none of the 228 in version 2 is; the root verifies",
-        ),
+        ),),
         reports=(r1, r2),
         decisions=(d1, d2),
         training=(training(1), training(2)),

@@ -1,5 +1,7 @@
 """Pressures: each alarms on its own fault, stays quiet without it, and says so when it was not measured."""
 
+from collections import Counter
+
 import pytest
 
 from plumbline.evaluation import DatasetWindow, Observations, Preference, ReviewLabel, TextJudge, answer_suite, compare
@@ -12,7 +14,7 @@ from plumbline.records import (
     Suite,
     SuiteItem,
     digest_of,
-    merkle_root,
+    set_root,
     say,
 )
 
@@ -46,7 +48,8 @@ def window(version, slices, *, rubric="r", examples=()):
     zero = digest_of(0)
     return DatasetWindow(
         DatasetManifest(
-            dataset="d", version=version, run_key=zero, root=merkle_root(m.address for m in members), members=members,
+            dataset="d", version=version, run_key=zero, root=set_root(m.address for m in members), changes=zero,
+            sizes={}, slices=dict(Counter(m.slice for m in members)), subjects=0,
             rubric=digest_of(rubric), code=zero, consent_sequence=0, consent_head=zero, sealed=0, accepted=0,
         ),
         examples,

@@ -16,7 +16,7 @@ from plumbline.records import (
     Suite,
     digest_bytes,
     digest_of,
-    merkle_root,
+    set_root,
     say,
 )
 
@@ -37,7 +37,7 @@ def example(*said: str) -> Example:
 def manifest():
     zero = digest_of(0)
     return DatasetManifest(
-        dataset="d", version=1, run_key=zero, root=merkle_root([]), members=(), rubric=zero, code=zero,
+        dataset="d", version=1, run_key=zero, root=set_root([]), changes=zero, sizes={}, slices={}, subjects=0, rubric=zero, code=zero,
         consent_sequence=0, consent_head=zero, sealed=0, accepted=0,
     )  # fmt: skip
 

@@ -6,8 +6,18 @@ from typing import Any
 import pytest
 
 from plumbline.errors import PlumblineError
-from plumbline.feedback import IngestionConfig, erase, load_version, prove_absent, verify, withdraw_and_erase
+from plumbline.feedback import (
+    IngestionConfig,
+    erase,
+    load_version,
+    members_of,
+    prove_absent,
+    verify,
+    withdraw_and_erase,
+)
+from plumbline.feedback.publish import signer
 from plumbline.records import PolicyManifest, digest_of
+from plumbline.stores import KeyIndex
 
 CANARY = "zanzibarquux"
 TRAIN_ALL = IngestionConfig(held_out_share=0.0)
@@ -60,7 +70,6 @@ def test_old_versions_still_verify_and_say_what_is_missing(house: Any) -> None:
     withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person")
     after = load_version(house.ledger, house.blobs, "assistant", 2)
     assert after.digest == before.digest
-    assert after.manifest.computed_root() == after.manifest.root
     assert len(after.erased) == 1 and len(after.examples) == len(before.examples) - 1
     check = verify(house.ledger, house.blobs, done.manifest)
     assert (check.problems, check.erased) == ((), 1)
@@ -71,7 +80,7 @@ def test_the_removal_needs_no_approval_and_takes_nobody_else(house: Any) -> None
     result = withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person")
     (removal,) = result.versions
     assert (removal.version, removal.reason) == (3, "withdrawal")
-    left = {member.subject for member in load_version(house.ledger, house.blobs, "assistant").manifest.members}
+    left = {member.subject for member in members_of(house.ledger, "assistant")}
     assert left == {house.names.of("ana"), house.names.of("demonstrator")}
     assert prove_absent(house.ledger, house.blobs, result.subject, "assistant").version == 3
     with pytest.raises(PlumblineError, match="cannot be shown"):
@@ -106,13 +115,26 @@ def test_salt_and_key_are_gone_with_the_payload(house: Any) -> None:
     withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person")
     database = house.ledger.database
     assert database.value("SELECT COUNT(*) FROM subject_key WHERE subject = ?", (subject,)) == 0
-    assert database.value("SELECT COUNT(*) FROM payload WHERE subject = ?", (subject,)) == 0
-    addresses = {member.address for member in house.ledger.lineage.of_subject(subject).memberships}
-    assert addresses
-    assert not addresses & {row["address"] for row in database.rows("SELECT address FROM signature")}
+    theirs = house.ledger.publications.memberships("subject = ?", (subject,))
+    assert theirs and all((one.pack, one.place, one.length) == (None, None, None) for one in theirs)
 
 
-@pytest.mark.parametrize("step", ["removed from assistant", "flagged", "events erased", "payloads erased"])
+def test_nearly_the_words_of_an_erased_person_are_new_words(house: Any) -> None:
+    """The signature is derived from the words: as long as it is there, somebody can ask whether they were."""
+    with_canary(house)
+    withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person")
+    house.post(house.rewrite("ana", "what is zanzibar", "it is a word"))
+    house.ingest(config=TRAIN_ALL)
+    index = KeyIndex(house.ledger.database, house.blobs, "assistant", "signature")
+    subject = house.names.of("canary person")
+    ids = [one.id for one in house.ledger.publications.memberships("subject = ?", (subject,))]
+    keys = [signer(house.ledger).keys("prompt", [f"user: what is {CANARY}"])]
+    assert ids and len(index.find(keys[0])[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "step", ["removed from assistant", "flagged", "events erased", "signatures erased", "payloads erased"]
+)
 def test_an_erasure_killed_at_any_step_is_finished_by_calling_again(house: Any, step: str) -> None:
     _, policy = with_canary(house)
     house.desk.withdraw("canary person")

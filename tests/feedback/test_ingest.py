@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from plumbline.errors import PlumblineError
-from plumbline.feedback import STAGES, GuardLimits, Ingestion, IngestionConfig, load_version, verify
-from plumbline.stores import Approval, Review, Run
+from plumbline.feedback import STAGES, GuardLimits, Ingestion, IngestionConfig, load_version, members_of, verify
+from plumbline.stores import Approval, Run
 
 PEOPLE = [f"person {number}" for number in range(8)]
 
@@ -115,7 +115,7 @@ def test_each_example_says_who_wrote_filtered_and_approved_it_under_which_consen
     example = dict(load_version(house.ledger, house.blobs, "assistant").examples)[member]
     subject = house.names.of("person 0")
     assert example.provenance.author == subject
-    assert example.provenance.approved_by == ("data-owner",)
+    assert example.provenance.approved_by == () and result.manifest.approved_by == ("data-owner",)
     assert example.provenance.filtered_by and example.provenance.event
     assert (example.consent.subject, example.consent.purpose) == (subject, "training")
     entry = house.ledger.consent.entries(subject)[0]
@@ -181,15 +181,34 @@ def test_finished_stages_are_found_again_instead_of_computed(house: Any) -> None
 def test_a_run_waits_for_the_named_approver_and_for_nobody_else(house: Any) -> None:
     prepared(house)
     house.post(house.rewrite("person 0", "what is a lamp", "it shines"))
-    waiting = house.ingest(approve=None)
+    waiting = house.ingest(approver="data-owner", approve=None)
     assert waiting.state == "awaiting_approval"
     assert house.ledger.publications.head("assistant").version == 1
     with pytest.raises(PlumblineError, match="decided by 'somebody'"):
-        house.ingest(approve=lambda *_: Approval("somebody", True, "why not"))
+        house.ingest(approver="data-owner", approve=lambda *_: Approval("somebody", True, "why not"))
     house.ledger.runs.approve(waiting.candidate.digest, Approval("somebody", True, "why not"))
-    assert house.ingest(approve=None).state == "awaiting_approval"
+    assert house.ingest(approver="data-owner", approve=None).state == "awaiting_approval"
     house.ledger.runs.approve(waiting.candidate.digest, Approval("data-owner", True, "read"))
-    assert house.ingest(approve=None).state == "published"
+    done = house.ingest(approver="data-owner", approve=None)
+    assert (done.state, done.manifest.approved_by) == ("published", ("data-owner",))
+
+
+def test_a_run_waits_for_as_many_people_as_must_agree_and_nobody_counts_twice_or_for_their_own_words(
+    house: Any,
+) -> None:
+    prepared(house)
+    house.post(house.rewrite("person 0", "what is a lamp", "it shines"))
+    waiting = house.ingest(approve=None, approvals_required=2)
+
+    def say_yes(who: str) -> str:
+        house.ledger.runs.approve(waiting.candidate.digest, Approval(who, True, "read"))
+        return str(house.ingest(approve=None, approvals_required=2).state)
+
+    assert say_yes("ana") == "awaiting_approval"
+    assert say_yes("ana") == "awaiting_approval"
+    assert say_yes(house.names.of("person 0")) == "awaiting_approval"
+    assert say_yes("ben") == "published"
+    assert load_version(house.ledger, house.blobs, "assistant").manifest.approved_by == ("ana", "ben")
 
 
 def test_a_rejected_candidate_publishes_nothing_and_its_events_are_not_asked_about_again(house: Any) -> None:
@@ -213,7 +232,9 @@ def test_a_withdrawal_while_waiting_removes_the_person_and_keeps_the_approval(ho
     house.ledger.runs.approve(done.candidate.digest, Approval("data-owner", True, "read again"))
     done = house.ingest(approve=None)
     assert done.state == "published"
-    assert not {house.names.of("person 3"), house.names.of("person 7")} & {m.subject for m in done.manifest.members}
+    assert not {house.names.of("person 3"), house.names.of("person 7")} & {
+        m.subject for m in members_of(house.ledger, "assistant")
+    }
     assert house.ledger.payloads.unpublished("assistant") == []
 
 
@@ -228,7 +249,7 @@ def test_a_withdrawal_between_decision_and_commit_is_obeyed(house: Any) -> None:
     done = house.ingest(on_stage=withdraw_at_the_last_moment)
     assert done.state == "published"
     assert done.rejected["consent_withdrawn"] == 3
-    assert house.names.of("person 5") not in {member.subject for member in done.manifest.members}
+    assert house.names.of("person 5") not in {m.subject for m in members_of(house.ledger, "assistant")}
 
 
 def test_a_later_consent_does_not_legalise_an_earlier_event(house: Any) -> None:
@@ -265,6 +286,7 @@ def test_expired_consent_is_no_consent_and_removes_from_the_next_version(house: 
 def test_a_ledger_that_does_not_verify_publishes_nothing_and_loses_nothing(house: Any) -> None:
     prepared(house)
     house.post(house.rewrite("person 0", "what is a lamp", "it shines"))
+    subject = house.ledger.database.value("SELECT subject FROM consent WHERE sequence = 3")
     house.ledger.database.execute("DROP TRIGGER consent_no_update")
     house.ledger.database.execute("UPDATE consent SET subject = 's-eve' WHERE sequence = 3")
     with pytest.raises(PlumblineError, match="does not verify"):
@@ -272,8 +294,8 @@ def test_a_ledger_that_does_not_verify_publishes_nothing_and_loses_nothing(house
     assert house.ledger.publications.head("assistant").version == 1
     assert house.ledger.inbox.last_sequence() == 1
     house.ledger.database.execute(
-        "UPDATE consent SET subject = json_extract(entry, '$.subject') WHERE sequence = 3"
-    )  # the backup is restored
+        "UPDATE consent SET subject = ? WHERE sequence = 3", (subject,)
+    )  # as the backup has it
     assert house.ingest().accepted == 1
 
 
@@ -287,18 +309,14 @@ def test_events_that_arrive_while_a_run_waits_belong_to_the_next_run(house: Any)
     assert house.ledger.publications.head("assistant").version == 3
 
 
-def test_thumbs_up_alone_trains_nobody_and_with_a_reviewer_they_do(house: Any) -> None:
+def test_thumbs_up_alone_trains_nobody_and_what_reviewers_approved_does(house: Any) -> None:
     prepared(house)
     good = house.event("person 0", "rating", "what is a lamp", answer="it shines", score=1.0, policy="sha256:p")
     bad = house.event("person 1", "rating", "what is a boat", answer="it sinks", score=1.0)
-    weak = house.event("person 2", "rating", "what is a cup", answer="it holds", score=0.2)
-    house.post(good, bad, weak)
-
-    def review(event: Any) -> Review | None:
-        return Review("reviewer-1", "sinks" not in event.data.answer, "read")
-
-    done = house.ingest(review=review)
-    assert (done.accepted, done.rejected) == (1, {"answer_not_approved": 1, "selected_for_review": 1})
+    house.post(good, bad)
+    assert house.ledger.inbox.append_approved(1, reviewers=["reviewer-1", "reviewer-2"]).outcome == "accepted"
+    done = house.ingest()
+    assert (done.accepted, done.rejected) == (1, {"selected_for_review": 2})
     ((member, example),) = [
         pair
         for pair in load_version(house.ledger, house.blobs, "assistant").examples
@@ -307,8 +325,18 @@ def test_thumbs_up_alone_trains_nobody_and_with_a_reviewer_they_do(house: Any) -
     assert example.target == "it shines"
     assert example.provenance.origin == "approved_answer"
     assert example.provenance.author == "policy:sha256:p"
-    assert example.provenance.approved_by == ("reviewer-1", "data-owner")
+    assert example.provenance.approved_by == ("reviewer-1", "reviewer-2")
     assert member.subject == house.names.of("person 0")
+
+
+def test_an_approval_after_a_withdrawal_brings_nothing_back(house: Any) -> None:
+    prepared(house)
+    house.post(house.event("person 0", "rating", "what is a lamp", answer="it shines", score=1.0))
+    house.ingest()
+    house.desk.withdraw("person 0")
+    house.consent("person 0")
+    house.ledger.inbox.append_approved(1, reviewers=["reviewer-1", "reviewer-2"])
+    assert house.ingest().rejected == {"consent_withdrawn": 1}
 
 
 def test_a_flood_is_capped_per_user_and_the_cap_does_not_depend_on_arrival(house: Any) -> None:
@@ -339,7 +367,8 @@ def test_a_person_stays_on_one_side_of_the_split_for_good(house: Any) -> None:
     sides: dict[str, set[str]] = {}
     for round in range(3):
         house.post(*[house.rewrite(person, f"round {round} of {person}", f"answer {round}") for person in PEOPLE])
-        for member in house.ingest(config=config).manifest.members:
+        house.ingest(config=config)
+        for member in members_of(house.ledger, "assistant"):
             if member.cluster.startswith("c-"):
                 sides.setdefault(member.subject, set()).add(member.split)
     assert len(sides) == len(PEOPLE)

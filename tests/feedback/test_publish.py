@@ -8,7 +8,7 @@ import pytest
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback import diff, load_version, publish_seed_version, verify
-from plumbline.records import digest_of
+from plumbline.records import digest_bytes, digest_of
 from plumbline.stores import ConsentLost
 
 _spec = importlib.util.spec_from_file_location("feedback_conftest", Path(__file__).with_name("conftest.py"))
@@ -27,8 +27,8 @@ def test_the_same_seeds_are_the_same_version_in_every_house(house: Any) -> None:
     house.consent("demonstrator")
     made = seed(house, code=make.CODE)
     manifest = load_version(house.ledger, house.blobs, "assistant").manifest
-    assert manifest.root == "sha256:c4047512317c251990ec8c894724e5d3be4c7ba0e02e50ab8300eb92d7eacd73"
-    assert made.digest == manifest.digest == "sha256:cf1e02a6801546cf353d549aab7040bbc47415f80ac739d242d660e283e97994"
+    assert manifest.root == "sha256:122335ab21beac0a4f18da7539e286a4e9c731ca8426ed7dc11505b96b848dea"
+    assert made.digest == manifest.digest == "sha256:144b4454c718bfcba3f60d4d616c3b59014fb89faf0948e0c49bae6856a8d517"
 
 
 def test_a_version_is_read_back_as_it_was_written_in_address_order(house: Any) -> None:
@@ -88,9 +88,9 @@ def test_the_difference_of_two_versions_is_by_example_and_slice(house: Any) -> N
     house.post(house.rewrite("ana", "what is a lamp", "it shines"), house.rewrite("ana", "a boat", "it floats"))
     house.ingest()
     after = load_version(house.ledger, house.blobs, "assistant").manifest
-    change = diff(before, after)
+    change = diff(house.ledger, "assistant", before.version, after.version)
     assert (len(change.added), change.removed, change.added_by_slice) == (2, (), {"benign": 2})
-    back = diff(after, before)
+    back = diff(house.ledger, "assistant", after.version, before.version)
     assert (back.removed, back.removed_by_slice) == (change.added, {"benign": 2})
 
 
@@ -98,19 +98,37 @@ def test_a_damaged_or_missing_payload_is_found(house: Any) -> None:
     house.publish_seeds()
     manifest = load_version(house.ledger, house.blobs, "assistant").manifest
     assert verify(house.ledger, house.blobs, manifest).valid
-    house.blobs.delete(manifest.members[0].address)
+    (pack,) = [
+        path for path in (house.root / "blobs" / "packs").rglob("*") if path.is_file() and b"seed" in path.read_bytes()
+    ]
+    whole = pack.read_bytes()
+    pack.write_bytes(whole.replace(b"seed answer 3", b"sea answer 33"))
     check = verify(house.ledger, house.blobs, manifest)
     assert not check.valid and check.erased == 0
-    with pytest.raises(PlumblineError, match="is not in the store"):
+    with pytest.raises(PlumblineError, match="does not have the bytes"):
         load_version(house.ledger, house.blobs, "assistant")
+    pack.unlink()
+    with pytest.raises(PlumblineError):
+        load_version(house.ledger, house.blobs, "assistant")
+
+
+def test_rows_that_are_not_what_the_version_says_do_not_verify(house: Any) -> None:
+    house.publish_seeds()
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    for change in (
+        "UPDATE example SET removed_in = 1 WHERE id = 3",
+        "UPDATE example SET split = 'held_out', removed_in = NULL WHERE id = 3",
+        "UPDATE example SET split = 'train', subject = 's-eve' WHERE id = 3",
+    ):
+        house.ledger.database.execute(change)
+        assert not verify(house.ledger, house.blobs, manifest).valid, change
 
 
 def test_a_forged_manifest_does_not_verify(house: Any) -> None:
     house.publish_seeds()
     manifest = load_version(house.ledger, house.blobs, "assistant").manifest
-    forged = manifest.model_copy(update={"members": manifest.members[1:]})
-    assert len(verify(house.ledger, house.blobs, forged).problems) == 2
-    assert not verify(house.ledger, house.blobs, manifest.model_copy(update={"accepted": 0})).valid
+    for name, value in (("root", digest_of("x")), ("accepted", 0), ("sizes", {"train": 1}), ("subjects", 7)):
+        assert not verify(house.ledger, house.blobs, manifest.model_copy(update={name: value})).valid, name
 
 
 def test_a_version_that_does_not_exist_is_named_with_those_that_do(house: Any) -> None:
@@ -126,4 +144,6 @@ def test_the_salt_hides_a_short_text_from_guessing(house: Any) -> None:
     version = load_version(house.ledger, house.blobs, "assistant")
     member, example = version.examples[0]
     assert member.address != example.digest != digest_of(example.target)
-    assert house.blobs.get(member.address)[16:] == example.canonical_bytes()
+    (row,) = house.ledger.publications.find_address(member.address)
+    payload = house.ledger.payloads.read(house.blobs, [row])[row.id]
+    assert digest_bytes(payload) == member.address and payload[16:] == example.canonical_bytes()

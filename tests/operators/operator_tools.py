@@ -7,7 +7,9 @@ writes the Job's condition as the Job controller would.
 import asyncio
 import contextlib
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -17,20 +19,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
-from kmock import KubernetesEmulator, Server
+from emulator import TESTS, ApiServerEmulator, Weather
+from kmock import Server
 
+from plumbline.errors import PlumblineError
 from plumbline.feedback import Pseudonyms
-from plumbline.records import FeedbackData, FeedbackEvent, digest_of, say
+from plumbline.reconcile.approval import POLICY, SAME_PERSON
+from plumbline.records import FeedbackData, FeedbackEvent, digest_bytes, digest_of, say
+from plumbline.records.resources import RESOURCES
 from plumbline.stores import Approval, Ledger, LocalBlobs
 
 REPO = Path(__file__).resolve().parents[2]
-LINES = "plumbline.dev/v1alpha1/datasetlines"
+GROUP = "plumbline.dev/v1alpha1"
+LINES, RUNS, VERSIONS, APPROVALS, ERASURES = (f"{GROUP}/{resource.plural}" for resource in RESOURCES)
 JOBS = "batch/v1/jobs"
 EVENTS = "v1/events"
+LEASES = "coordination.k8s.io/v1/leases"
+POLICIES = "admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+BINDINGS = "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 RUBRIC = digest_of("rubric")
-NAMES = Pseudonyms(b"the tenant key of these tests")
-PATIENCE_S = 30.0
+TENANT_KEY = b"the tenant key of these tests"
+NAMES = Pseudonyms(TENANT_KEY)
+PATIENCE_S = 45.0
 Doc = dict[str, Any]
 
 
@@ -74,70 +86,111 @@ class Desk:
             ledger.runs.approve(candidate, Approval("data-owner", word, "read the diff"))
 
     def version(self) -> int:
-        with self.ledger() as ledger:
-            head = ledger.publications.head("support")
-            return head.version if head is not None else 0
+        """The head version's number, without waiting for anybody: whoever holds the ledger may be paused. -1: busy."""
+        address = f"file:{self.ledger_path}?mode=ro"
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(address, uri=True, timeout=0.1)) as database,
+        ):
+            return int(database.execute("SELECT COALESCE(MAX(version), 0) FROM publication").fetchone()[0])
+        return -1
+
+    async def insist(self, act: Callable[..., None], *arguments: Any) -> None:
+        """What people do to the ledger, again until it is not held by somebody who is paused."""
+        for _ in range(20):
+            with contextlib.suppress(PlumblineError):
+                return await asyncio.to_thread(act, *arguments)
+            await asyncio.sleep(0.2)
+        raise AssertionError("the ledger stayed locked")
 
     def contains(self, person: str) -> bool:
         """Whether the head version has an example of this person."""
         with self.ledger() as ledger:
-            members = ledger.publications.current_members("support")
-            return NAMES.of(person) in {member.subject for member in members}
+            held = ledger.lineage.of_subject(NAMES.of(person)).memberships
+            return any(member.dataset == "support" and member.removed_in is None for member in held)
 
-    def carry_out(self, job: Doc) -> None:
-        """What the pod of an ingestion Job does: its own command, as a process on this machine."""
+    async def carry_out(self, job: Doc) -> None:
+        """What the pod of a Job does: its own command, as a process on this machine."""
+        done = self.start(job)
+        out, _ = await asyncio.to_thread(done.communicate, timeout=120)
+        assert done.returncode == 0, out
+
+    def start(self, job: Doc) -> "subprocess.Popen[str]":
         (container,) = job["spec"]["template"]["spec"]["containers"]
         environment = {**os.environ, **{item["name"]: item["value"] for item in container["env"] if "value" in item}}
         command = [str(Path(sys.executable).with_name(container["command"][0])), *container["args"]]
-        done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
+        return subprocess.Popen(
+            command, env=environment, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+
+def subject_digest(person: str) -> str:
+    """What an ErasureRequest names a person by."""
+    return digest_bytes(NAMES.of(person).encode())
 
 
 class Cluster:
     """Reading and writing objects of the mock cluster; `kmock` notices writes and tells watchers."""
 
-    def __init__(self, emulator: KubernetesEmulator, url: str) -> None:
+    def __init__(self, emulator: ApiServerEmulator, url: str) -> None:
         self.emulator = emulator
         self.url = url
-        names = {
-            LINES: ("DatasetLine", "datasetline", {"status"}),
-            JOBS: ("Job", "job", {"status"}),
-            EVENTS: ("Event", "event", set()),
+        names = {f"{GROUP}/{item.plural}": (item.kind, {"status"}) for item in RESOURCES} | {
+            JOBS: ("Job", {"status"}),
+            EVENTS: ("Event", set()),
+            LEASES: ("Lease", set()),
+            POLICIES: ("ValidatingAdmissionPolicy", set()),
+            BINDINGS: ("ValidatingAdmissionPolicyBinding", set()),
             # kopf waits until discovery names these two, which it does in every real cluster.
-            "v1/namespaces": ("Namespace", "namespace", set()),
-            "apiextensions.k8s.io/v1/customresourcedefinitions": (
-                "CustomResourceDefinition",
-                "customresourcedefinition",
-                set(),
-            ),
+            "v1/namespaces": ("Namespace", set()),
+            "apiextensions.k8s.io/v1/customresourcedefinitions": ("CustomResourceDefinition", set()),
         }
-        for key, (kind, singular, subresources) in names.items():
+        for key, (kind, subresources) in names.items():
             emulator.resources[key] = {
-                "namespaced": True,
+                "namespaced": key not in (POLICIES, BINDINGS),
                 "kind": kind,
-                "singular": singular,
+                "singular": kind.lower(),
                 "verbs": ["get", "list", "watch", "create", "patch", "delete"],
                 "shortnames": [],
                 "categories": [],
                 "subresources": subresources,
             }
 
+    async def guard(self) -> None:
+        """The admission policy and its binding, as far as the operator asks for them."""
+        version = "admissionregistration.k8s.io/v1"
+        rules = {"failurePolicy": "Fail", "validations": [{"expression": SAME_PERSON}]}
+        bound = {"policyName": POLICY, "validationActions": ["Deny"]}
+        for plural, kind, spec in (
+            ("validatingadmissionpolicies", "ValidatingAdmissionPolicy", rules),
+            ("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", bound),
+        ):
+            body = {"apiVersion": version, "kind": kind, "metadata": {"name": POLICY}, "spec": spec}
+            await self._send("POST", f"/apis/{version}/{plural}", body)
+
+    async def create(self, key: str, kind: str, name: str, spec: Doc) -> None:
+        group, _, plural = key.rpartition("/")
+        body = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": "demo"}, "spec": spec}
+        await self._send("POST", f"/apis/{group}/namespaces/demo/{plural}", body)
+
     async def create_line(self, name: str = "support", **spec: Any) -> None:
-        body = {
-            "apiVersion": "plumbline.dev/v1alpha1",
-            "kind": "DatasetLine",
-            "metadata": {"name": name, "namespace": "demo", "uid": f"uid-{name}", "generation": 1},
-            "spec": {"dataset": "support", "rubric": RUBRIC, **spec},
-        }
-        await self._send("POST", "/apis/plumbline.dev/v1alpha1/namespaces/demo/datasetlines", body)
+        await self.create(LINES, "DatasetLine", name, {"dataset": name, "rubric": RUBRIC, **spec})
+
+    async def approve(self, candidate: str, approver: str = "olga", decision: str = "approved") -> None:
+        spec = {"candidate": candidate, "approver": approver, "decision": decision, "reason": "ReadTheDiff"}
+        await self.create(APPROVALS, "Approval", f"{approver}-{candidate[-12:]}", spec)
+
+    async def erase(self, person: str, name: str = "letter-1", **spec: Any) -> None:
+        await self.create(ERASURES, "ErasureRequest", name, {"subject": subject_digest(person), **spec})
 
     async def finish(self, job: Doc, *, failed: bool = False) -> None:
         condition = {"type": "Failed" if failed else "Complete", "status": "True"}
         path = f"/apis/batch/v1/namespaces/demo/jobs/{job['metadata']['name']}/status"
         await self._send("PATCH", path, {"status": {"conditions": [condition]}})
 
-    async def delete_line(self, name: str = "support") -> None:
-        await self._send("DELETE", f"/apis/plumbline.dev/v1alpha1/namespaces/demo/datasetlines/{name}", None)
+    async def delete(self, key: str, name: str) -> None:
+        group, _, plural = key.rpartition("/")
+        await self._send("DELETE", f"/apis/{group}/namespaces/demo/{plural}/{name}", None)
 
     def objects(self, kind: str) -> list[Doc]:
         group, _, plural = kind.rpartition("/")
@@ -148,21 +201,37 @@ class Cluster:
                 found.append(dict(history.raw))
         return sorted(found, key=lambda doc: str(doc["metadata"]["name"]))
 
+    def one(self, kind: str, name: str) -> Doc:
+        return next(doc for doc in self.objects(kind) if doc["metadata"]["name"] == name)
+
     def line(self, name: str = "support") -> Doc:
-        return next(doc for doc in self.objects(LINES) if doc["metadata"]["name"] == name)
+        return self.one(LINES, name)
+
+    def candidate(self) -> str | None:
+        """The digest that waits for approval, if one does."""
+        status = self.line().get("status", {})
+        waits = status.get("phase") == "AwaitingApproval"
+        return status["pendingRun"].get("candidate") if waits and "pendingRun" in status else None
 
     def jobs(self, step: str | None = None) -> list[Doc]:
         jobs = self.objects(JOBS)
         return [job for job in jobs if step in (None, job["metadata"]["labels"]["plumbline.dev/step"])]
 
-    def condition(self, kind: str) -> tuple[str, str]:
-        found = {item["type"]: item for item in self.line().get("status", {}).get("conditions", [])}
+    def unfinished(self) -> list[Doc]:
+        return [job for job in self.jobs() if not job.get("status", {}).get("conditions")]
+
+    def made(self, kind: str) -> list[str]:
+        """Names of the objects of a kind that were ever created, in order."""
+        return [doc["metadata"]["name"] for doc in self.emulator.created if doc["kind"] == kind]
+
+    def condition(self, kind: str, about: Doc | None = None) -> tuple[str, str]:
+        found = {item["type"]: item for item in (about or self.line()).get("status", {}).get("conditions", [])}
         return (found[kind]["status"], found[kind]["reason"]) if kind in found else ("", "")
 
     async def _send(self, method: str, path: str, body: Doc | None) -> None:
-        import aiohttp
-
-        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else None
+        headers = {"User-Agent": TESTS}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
         async with (
             aiohttp.ClientSession(self.url) as session,
             session.request(method, path, json=body, headers=headers) as answer,
@@ -181,7 +250,7 @@ class Running:
 
 
 async def until(true: Callable[[], Any], what: str, log: Path | None = None) -> None:
-    """Wait for something to become true; AssertionError with the operator's log after 30 seconds."""
+    """Wait for something to become true; AssertionError with the operator's log after 45 seconds."""
     for _ in range(int(PATIENCE_S / 0.05)):
         with contextlib.suppress(StopIteration, KeyError):  # what is asked about may not be there yet
             if true():
@@ -204,13 +273,18 @@ async def read(url: str) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def mock_cluster() -> AsyncIterator[Cluster]:
-    async with KubernetesEmulator() as emulator, Server(emulator):
-        yield Cluster(emulator, str(emulator.url).rstrip("/"))
+async def mock_cluster(weather: Weather | None = None, *, guarded: bool = True) -> AsyncIterator[Cluster]:
+    async with ApiServerEmulator(weather=weather or Weather()) as emulator, Server(emulator):
+        cluster = Cluster(emulator, str(emulator.url).rstrip("/"))
+        if guarded:
+            await cluster.guard()
+        yield cluster
 
 
 @contextlib.asynccontextmanager
-async def operator(cluster: Cluster, desk: Desk, *, resync: float = 0.5) -> AsyncIterator[Running]:
+async def operator(
+    cluster: Cluster, desk: Desk, *, resync: float = 0.5, lease: int = 4, name: str = "operator"
+) -> AsyncIterator[Running]:
     """`kopf run` on the real file, logged in by a kubeconfig that names the mock cluster."""
     with _free_ports(2) as (health_port, metrics_port):
         pass
@@ -225,19 +299,24 @@ async def operator(cluster: Cluster, desk: Desk, *, resync: float = 0.5) -> Asyn
         "PLUMBLINE_LEDGER": str(desk.ledger_path),
         "PLUMBLINE_BLOBS": str(folder / "blobs"),
         "PLUMBLINE_JOBS": str(folder / "jobs.yaml"),
+        "PLUMBLINE_NAMESPACE": "demo",
+        "PLUMBLINE_TENANT_KEY": TENANT_KEY.hex(),
+        "PLUMBLINE_USERNAME_PREFIX": "oidc:",
         "PLUMBLINE_RESYNC_SECONDS": str(resync),
+        "PLUMBLINE_LEASE_SECONDS": str(lease),
         "PLUMBLINE_METRICS_PORT": str(metrics_port),
     }
     health = f"http://127.0.0.1:{health_port}/healthz"
     command = [sys.executable, "-m", "kopf", "run", str(REPO / "operators" / "plumbline_operator.py"), "--standalone"]
     command += ["--namespace", "demo", "--liveness", health]
-    log = folder / "operator.log"
+    log = folder / f"{name}.log"
     with log.open("ab") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     running = Running(process, health, f"http://127.0.0.1:{metrics_port}/metrics", log)
     try:
         yield running
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
             await asyncio.to_thread(process.wait, 15)

@@ -5,7 +5,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from operator_tools import EVENTS, RUBRIC, Cluster, Desk, mock_cluster, operator, read, until
+from operator_tools import (
+    EVENTS,
+    JOBS,
+    LINES,
+    RUBRIC,
+    RUNS,
+    VERSIONS,
+    Cluster,
+    Desk,
+    mock_cluster,
+    operator,
+    read,
+    until,
+)
 
 from plumbline.metrics import exported_names
 from plumbline.reconcile.dataset_line import ingestion_run_key
@@ -35,28 +48,37 @@ def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_ou
             key = ingestion_run_key(dataset="support", parent=None, from_seq=1, to_seq=4, rubric=RUBRIC)
             assert job["metadata"]["name"] == f"support-ingest-{short(key)}-1"
             assert job["metadata"]["annotations"]["plumbline.dev/run-key"] == key
-            assert job["metadata"]["ownerReferences"][0]["uid"] == "uid-support"
+            (run,) = cluster.objects(RUNS)
+            assert job["metadata"]["ownerReferences"][0]["uid"] == run["metadata"]["uid"]
+            assert run["metadata"]["ownerReferences"][0]["uid"] == cluster.line()["metadata"]["uid"]
+            assert (run["spec"]["fromSequence"], run["spec"]["toSequence"], run["spec"]["kind"]) == (1, 4, "ingestion")
             await until(lambda: cluster.line()["status"]["phase"] == "Ingesting", "the phase", running.log)
 
             await asyncio.sleep(1.5)  # three resyncs: looking again starts nothing twice
             assert len(cluster.jobs()) == 1
 
-            desk.carry_out(job)
+            await desk.carry_out(job)
             await cluster.finish(job)
             await until(lambda: cluster.line()["status"]["phase"] == "AwaitingApproval", "waiting", running.log)
             pending = cluster.line()["status"]["pendingRun"]
             assert pending["runKey"] == key and pending["approvals"] == 0
 
-            desk.approve(pending["candidate"])
+            await cluster.approve(pending["candidate"])
             await until(lambda: cluster.jobs("publish"), "a Job that publishes", running.log)
             (publishing,) = cluster.jobs("publish")
-            desk.carry_out(publishing)
+            await desk.carry_out(publishing)
             await cluster.finish(publishing)
             await until(lambda: cluster.line()["status"]["phase"] == "Ready", "the version", running.log)
             status = cluster.line()["status"]
             assert status["version"] == desk.version() == 1
             assert status["examples"] == 3 and status["sealedSequence"] == 4
             assert "pendingRun" not in status and status["observedGeneration"] == 1
+            await until(lambda: cluster.objects(RUNS)[0]["status"]["phase"] == "Published", "the run", running.log)
+            ended = cluster.objects(RUNS)[0]["status"]
+            assert (ended["sealed"], ended["accepted"], ended["rejected"]) == (4, 3, {"no_consent": 1})
+            (version,) = cluster.objects(VERSIONS)
+            assert version["spec"]["digest"] == status["headDigest"] == ended["versionDigest"]
+            await until(lambda: cluster.objects(VERSIONS)[0]["status"]["state"] == "Active", "Active", running.log)
             assert desk.contains("ada") and desk.contains("ben") and not desk.contains("stranger")
             await until(
                 lambda: cluster.condition("ConsentVerified") == ("True", "ChainVerified"),
@@ -79,7 +101,7 @@ def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_ou
                 running.log,
             )
             (removal,) = cluster.jobs("remove")
-            desk.carry_out(removal)
+            await desk.carry_out(removal)
             await cluster.finish(removal)
             await until(lambda: cluster.line()["status"]["version"] == 2, "version 2", running.log)
             assert desk.contains("ben") and not desk.contains("ada")
@@ -136,6 +158,16 @@ def test_a_failing_job_is_tried_again_and_then_left_to_a_person(tmp_path: Path) 
             await asyncio.sleep(1)
             assert [job["metadata"]["name"][-2:] for job in cluster.jobs()] == ["-1", "-2"]
             await until(lambda: cluster.line()["status"]["phase"] == "Failed", "Failed", running.log)
+            (run,) = cluster.objects(RUNS)
+            assert run["status"]["attempts"] == 2 and run["status"]["phase"] == "Failed"
+
+            for job in cluster.jobs():  # they expire: what they said is remembered
+                await cluster.delete(JOBS, job["metadata"]["name"])
+            await asyncio.sleep(1)
+            assert cluster.jobs() == [] and cluster.line()["status"]["phase"] == "Failed"
+            await cluster.delete(RUNS, run["metadata"]["name"])
+            await until(lambda: len(cluster.jobs()) == 1, "a fresh start once a person asks for it", running.log)
+            assert cluster.jobs()[0]["metadata"]["name"].endswith("-1")
 
     tell(tmp_path, story)
 
@@ -183,12 +215,12 @@ def test_a_withdrawal_cancels_the_running_ingestion(tmp_path: Path) -> None:
         async with operator(cluster, desk) as running:
             await until(lambda: cluster.jobs("ingest"), "a Job", running.log)
             (job,) = cluster.jobs()
-            desk.carry_out(job)
+            await desk.carry_out(job)
             await cluster.finish(job)
             await until(lambda: (cluster.line()["status"].get("pendingRun") or {}).get("candidate"), "it", running.log)
             desk.approve(cluster.line()["status"]["pendingRun"]["candidate"])
             await until(lambda: cluster.jobs("publish"), "publishing", running.log)
-            desk.carry_out(cluster.jobs("publish")[0])
+            await desk.carry_out(cluster.jobs("publish")[0])
             await cluster.finish(cluster.jobs("publish")[0])
             await until(lambda: cluster.line()["status"]["phase"] == "Ready", "a version", running.log)
 
@@ -207,8 +239,8 @@ def test_a_deleted_line_is_forgotten_and_needs_no_operator_to_go(tmp_path: Path)
         await cluster.create_line()
         async with operator(cluster, desk) as running:
             await until(lambda: cluster.line().get("status"), "a status", running.log)
-        await cluster.delete_line()
-        assert cluster.objects("plumbline.dev/v1alpha1/datasetlines") == []
+        await cluster.delete(LINES, "support")
+        assert cluster.objects(LINES) == []
 
     tell(tmp_path, story)
 
@@ -220,13 +252,13 @@ def test_a_candidate_that_was_turned_down_is_closed_and_its_events_are_consumed(
         await cluster.create_line()
         async with operator(cluster, desk) as running:
             await until(lambda: cluster.jobs("ingest"), "a Job", running.log)
-            desk.carry_out(cluster.jobs("ingest")[0])
+            await desk.carry_out(cluster.jobs("ingest")[0])
             await cluster.finish(cluster.jobs("ingest")[0])
             await until(lambda: cluster.line()["status"]["phase"] == "AwaitingApproval", "a candidate", running.log)
             desk.approve(cluster.line()["status"]["pendingRun"]["candidate"], word=False)
             await until(lambda: cluster.jobs("reject"), "a Job that closes the run", running.log)
             assert cluster.jobs("publish") == []
-            desk.carry_out(cluster.jobs("reject")[0])
+            await desk.carry_out(cluster.jobs("reject")[0])
             await cluster.finish(cluster.jobs("reject")[0])
             await until(lambda: cluster.line()["status"]["phase"] == "Empty", "rest", running.log)
             assert desk.version() == 0 and cluster.line()["status"]["sealedSequence"] == 1

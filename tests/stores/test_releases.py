@@ -65,10 +65,10 @@ def test_lineage_leads_from_a_person_to_every_release_and_back(desk: Any) -> Non
     desk.give("s-ana")
     desk.give("s-ben")
     ledger = desk.ledger
-    first = desk.manifest("s-ana", "s-ben")
-    ledger.publications.publish(first, desk.details(first))
-    second = desk.manifest("s-ben", version=2, parent=first.digest, run="removal")
-    ledger.publications.publish(second, desk.details(second))
+    first = desk.candidate("s-ana", "s-ben")
+    first.publish()
+    second = desk.candidate("s-ben", version=2, parent=first.digest, run="removal")
+    second.publish()
 
     trained = ledger.releases.record_policy(make.policy("aligned-1", dataset=first.digest))
     built_on = ledger.releases.record_policy(make.policy("aligned-2", dataset=second.digest, base=trained))
@@ -87,13 +87,15 @@ def test_lineage_leads_from_a_person_to_every_release_and_back(desk: Any) -> Non
     assert [(name, version) for _, name, version in found.datasets] == [("assistant", 2), ("assistant", 1)]
     assert (found.ancestors, found.subjects) == ((trained,), 2)
     assert ledger.lineage.of_policy(digest_of("unknown")) is None
-    assert [(member.added_in, member.removed_in) for member in ledger.lineage.of_example(first.members[0].address)]
+    assert [
+        (member.added_in, member.removed_in) for member in ledger.lineage.of_example(first.changes.added[0].address)
+    ]
 
 
 def test_replayed_versions_count_as_training_data(desk: Any) -> None:
     desk.give("s-ana")
-    manifest = desk.manifest("s-ana")
-    desk.ledger.publications.publish(manifest, desk.details(manifest))
+    manifest = desk.candidate("s-ana")
+    manifest.publish()
     policy = make.policy("aligned", dataset=digest_of("main"))
     objective = Objective(
         dataset=digest_of("main"),
@@ -111,10 +113,8 @@ def test_replayed_versions_count_as_training_data(desk: Any) -> None:
 
 def test_held_out_examples_train_nobody(desk: Any) -> None:
     desk.give("s-ana")
-    manifest = desk.manifest("s-ana")
-    member = manifest.members[0].model_copy(update={"split": "held_out"})
-    manifest = manifest.model_copy(update={"members": (member,)})
-    desk.ledger.publications.publish(manifest, desk.details(manifest))
+    manifest = desk.candidate("s-ana", split="held_out")
+    manifest.publish()
     desk.ledger.releases.record_policy(make.policy("aligned", dataset=manifest.digest))
     assert desk.ledger.lineage.of_subject("s-ana").policies == ()
     assert len(desk.ledger.lineage.of_subject("s-ana").versions) == 1

@@ -4,9 +4,14 @@ image: {{ include "plumbline.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 imagePullSecrets: {{ toJson .Values.image.pullSecrets }}
 serviceAccount: {{ include "plumbline.fullname" . }}
-claim: {{ include "plumbline.dataClaim" . }}
+claim: {{ ternary (include "plumbline.dataClaim" .) "" (not (empty (include "plumbline.onDisk" .))) | quote }}
 ledger: /data/ledger.sqlite
-blobs: /data/blobs
+ledgerSecret: {{ .Values.ledger.existingSecret | quote }}
+ledgerKey: {{ .Values.ledger.secretKey | quote }}
+blobs: {{ default "/data/blobs" .Values.blobs.url | quote }}
+blobsSecret: {{ ternary .Values.blobs.existingSecret "" (not (empty .Values.blobs.url)) | quote }}
+blobsKeys: [AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY]
+env: {{ include "plumbline.blobsEnv" . }}
 secret: {{ .Values.existingSecret | quote }}
 secretKeys: {{ toJson .Values.secretKeys }}
 labels:
@@ -14,8 +19,5 @@ labels:
 resources: {{ toJson .Values.operator.jobs.resources }}
 ttlSecondsAfterFinished: {{ int .Values.operator.jobs.ttlSecondsAfterFinished }}
 activeDeadlineSeconds: {{ int .Values.operator.jobs.activeDeadlineSeconds }}
-{{- if .Values.collector.enabled }}
-affinity:
-  {{- include "plumbline.besideCollector" . | nindent 2 }}
-{{- end }}
+{{- include "plumbline.dataAffinity" . }}
 {{- end -}}

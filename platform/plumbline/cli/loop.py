@@ -9,7 +9,7 @@ import click
 from plumbline.cli.options import AT_LEAST_ONE, as_json, interruptible, print_json, require_machine
 
 if TYPE_CHECKING:
-    from plumbline.console.story import LoopStory
+    from plumbline.console.story import LoopStory, Withdrawal
     from plumbline.reconcile.loop_result import LoopResult
     from plumbline.reconcile.workspace import StageLine
 
@@ -138,14 +138,13 @@ class TerminalTeller:
 
 def tell(result: "LoopResult") -> "LoopStory":
     """The loop's result as the record that page, summary and closing table are made from."""
-    from plumbline.console.story import AS_PLANNED, LoopStory, Redactions, Stage, Withdrawal
+    from plumbline.console.story import AS_PLANNED, LoopStory, Redactions, Stage
     from plumbline.reconcile.provenance import versions
-    from plumbline.records import short
 
     candidates = result.candidates
     first, second = candidates
     ingested = next(stage.result for stage in result.lines if stage.name == "dataset-2")
-    absent, erased = ingested["absent"], ingested["erased"]
+    left = next(stage.result for stage in result.lines if stage.name == "withdrawal")
     planned = not first.released and second.released
     ending = AS_PLANNED if planned else _what_happened(result)
     return LoopStory(
@@ -156,13 +155,7 @@ def tell(result: "LoopResult") -> "LoopStory":
         datasets=tuple(result.versions),
         diff=result.difference,
         redactions=Redactions(counts=result.versions[1].redactions, samples=tuple(ingested["redacted"])),
-        withdrawn=Withdrawal(
-            pseudonym=absent["subject"],
-            proof=(
-                f"version {absent['version']} holds no example of this subject and its root {short(absent['root'])} "
-                f"verifies; {erased['events']} of their events and {erased['pairs']} recorded requests were erased"
-            ),
-        ),
+        withdrawn=(_withdrawal(ingested), _withdrawal(left)),
         reports=tuple(c.report for c in candidates),
         decisions=tuple(c.decision for c in candidates),
         training=tuple(c.record for c in candidates),
@@ -175,6 +168,26 @@ def tell(result: "LoopResult") -> "LoopStory":
         versions=versions(),
         exit_notes=tuple(f"live traffic {c.agrees} with the gate on {c.name}" for c in candidates),
     )
+
+
+def _withdrawal(stage: dict[str, Any]) -> "Withdrawal":
+    """The proof that somebody is gone, as the stage that erased them recorded it."""
+    from plumbline.console.story import Withdrawal
+    from plumbline.records import short
+
+    absent, erased = stage["absent"], stage["erased"]
+    proof = (
+        f"version {absent['version']} holds no example of this subject and its root {short(absent['root'])} "
+        f"verifies; {erased['events']} of their events and {erased['pairs']} recorded requests were erased"
+    )
+    if "removed" in absent:
+        flags = ", ".join(f"{short(policy)}: {what}" for policy, what in sorted(stage["flagged"].items())) or "none"
+        proof += (
+            f". The version only removes: their {absent['removed']} examples and nothing else, so nobody had to "
+            f"approve it; {erased['payloads']} payloads were overwritten in every version; policies trained on them "
+            f"are flagged ({flags}), and nothing claims that they unlearned"
+        )
+    return Withdrawal(pseudonym=absent["subject"], proof=proof)
 
 
 def _what_happened(result: "LoopResult") -> str:

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from plumbline.feedback.pseudonyms import Pseudonyms
-    from plumbline.stores import Ledger, LocalBlobs
+    from plumbline.stores import BlobStore, Ledger
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLDER = Path(".plumbline")
@@ -35,15 +35,34 @@ class Workers(click.ParamType[int | tuple[int, int]]):
         return low if low == high else (low, high)
 
 
+class Place(click.ParamType[Path | str]):
+    """A path, or a URL, which stays the text that it is: a Path would fold its slashes."""
+
+    name = "PATH or URL"
+
+    def __init__(self, *starts: str) -> None:
+        self.starts = starts
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if not isinstance(value, str):
+            return cast(Path | str, value)
+        if value.startswith(self.starts):
+            return value
+        if "://" in value:  # its own words are not repeated: it may hold a password
+            self.fail(f"this URL does not begin with {' or '.join(self.starts)}", param, ctx)
+        return Path(value)
+
+
 def stores(command: F) -> F:
     """--ledger and --blobs, from PLUMBLINE_LEDGER and PLUMBLINE_BLOBS, by default under ./.plumbline."""
-    for name, default, text in (
-        ("blobs", FOLDER / "blobs", "Directory of the blobs."),
-        ("ledger", FOLDER / "ledger.sqlite", "The ledger database."),
+    sql = Place("postgresql://", "postgres://")
+    for name, place, default, text in (
+        ("blobs", Place("s3://"), FOLDER / "blobs", "The blobs: a directory or s3://BUCKET/PREFIX."),
+        ("ledger", sql, FOLDER / "ledger.sqlite", "The ledger: an SQLite file or postgresql://USER@HOST/DATABASE."),
     ):
         command = click.option(
             f"--{name}",
-            type=click.Path(path_type=Path),
+            type=place,
             default=default,
             show_default=True,
             envvar=f"PLUMBLINE_{name.upper()}",
@@ -61,45 +80,38 @@ def as_json(command: F) -> F:
     return click.option("--json", "json_out", is_flag=True, help="Print JSON for machines.")(command)
 
 
-def open_ledger(path: Path, *, must_exist: bool = False) -> "Ledger":
-    """The ledger at `path`; a command that only reads does not make an empty one."""
-    from plumbline.errors import PlumblineError
+def open_ledger(place: Path | str, *, must_exist: bool = False) -> "Ledger":
+    """The ledger at a path or URL; a command that only reads does not make an empty one."""
     from plumbline.stores import Ledger
 
-    if must_exist and not path.is_file():
-        raise PlumblineError(
-            f"there is no ledger at {path}",
-            consequence="there is nothing to read",
-            remedy="name one with --ledger or PLUMBLINE_LEDGER, or import data first",
-        )
-    return Ledger(path)
+    return Ledger(place, must_exist=must_exist)
 
 
-def open_blobs(path: Path, *, must_exist: bool = False) -> "LocalBlobs":
-    """The blobs at `path`; a command that only reads does not make an empty directory."""
+def open_blobs(place: Path | str, *, must_exist: bool = False) -> "BlobStore":
+    """The blobs at a path or URL; a command that only reads does not make an empty directory."""
     from plumbline.errors import PlumblineError
-    from plumbline.stores import LocalBlobs
+    from plumbline.stores.blobs import open_blobs
 
-    if must_exist and not path.is_dir():
+    if must_exist and isinstance(place, Path) and not place.is_dir():
         raise PlumblineError(
-            f"there are no blobs at {path}",
+            f"there are no blobs at {place}",
             consequence="there is nothing to read",
             remedy="name the directory with --blobs or PLUMBLINE_BLOBS",
         )
-    return LocalBlobs(path)
+    return open_blobs(place)
 
 
-def tenant_key(path: Path, store: "Ledger", *, identity: str = "", create: bool = False) -> "Pseudonyms":
+def tenant_key(place: Path | str, store: "Ledger", *, identity: str = "", create: bool = False) -> "Pseudonyms":
     """The key that makes pseudonyms: PLUMBLINE_TENANT_KEY (hexadecimal), or the file `tenant.key` beside the ledger.
 
     Only a command that takes people in draws a new key (`create`), and only while the ledger knows nobody: under
     another key everyone in it would be a stranger, and "no consent is recorded" untrue. An `identity` that already
-    is a pseudonym needs no key.
+    is a pseudonym needs no key. A ledger on a server has no file beside it: every machine is given the same key.
     """
     from plumbline.errors import PlumblineError
     from plumbline.feedback.pseudonyms import PSEUDONYM, Pseudonyms
 
-    given, file = os.environ.get("PLUMBLINE_TENANT_KEY"), path.with_name("tenant.key")
+    given = os.environ.get("PLUMBLINE_TENANT_KEY")
     if given:
         try:
             return Pseudonyms(bytes.fromhex(given))
@@ -109,11 +121,20 @@ def tenant_key(path: Path, store: "Ledger", *, identity: str = "", create: bool 
                 consequence="nobody's pseudonym can be made, so nothing was done",
                 remedy="give 16 bytes or more as hexadecimal digits, for example from `openssl rand -hex 32`",
             ) from error
-    if PSEUDONYM.match(identity) and not file.exists():
+    file = place.with_name("tenant.key") if isinstance(place, Path) else None
+    here = file is not None and file.exists()
+    if PSEUDONYM.match(identity) and not here:
         return Pseudonyms(bytes(16))  # makes no pseudonym here: this one is made
-    if not file.exists() and not (create and store.consent.head().sequence == 0):
+    if file is None:
         raise PlumblineError(
-            f"the tenant key of {path} is not at {file}",
+            f"the tenant key of {store.database} is not set",
+            consequence="a person's pseudonym cannot be made, so nothing was looked up or recorded",
+            remedy="set PLUMBLINE_TENANT_KEY to the same key on every machine (`openssl rand -hex 32` draws one),"
+            " or pass the pseudonym (s-...) itself",
+        )
+    if not here and not (create and store.consent.head().sequence == 0):
+        raise PlumblineError(
+            f"the tenant key of {place} is not at {file}",
             consequence="a person's pseudonym cannot be made, so nothing was looked up or recorded",
             remedy="set PLUMBLINE_TENANT_KEY, put the key file back, or pass the pseudonym (s-...) itself",
         )

@@ -1,13 +1,13 @@
-"""Long-running services: the predictor, the shadow router and worker, the collector. Each stops on SIGTERM."""
+"""Long-running services: the predictor, the shadow router and worker. Each stops on SIGTERM."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, read_text, stores, tenant_key
+from plumbline.cli.collector import collector  # noqa: F401  (the table in main.py names it here)
+from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
 
 
 def base_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -114,59 +114,6 @@ def shadow_worker(spool: Path, aligned: str, concurrency: int, follow: bool, led
         counts = store.counts()
     shed = " + ".join(f"{n} shed: {reason}" for reason, n in sorted(counts.shed.items())) or "0 shed"
     click.echo(f"{counts.spooled} spooled = {counts.paired} paired + {counts.pending} pending + {shed}")
-
-
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=PORT, default=8090, show_default=True)
-@click.option(
-    "--sources", type=click.Path(path_type=Path), envvar="PLUMBLINE_SOURCES", help="JSON file: source -> token."
-)
-@stores
-def collector(host: str, port: int, sources: Path | None, ledger: Path, blobs: Path) -> None:
-    """Receive feedback events (CloudEvents) and consent over HTTP; answers 202 once an event is durable."""
-    import signal
-    import threading
-
-    from plumbline.feedback import CollectorConfig, start_collector
-
-    tokens = read_sources(sources)
-    store = open_ledger(ledger)
-    running = start_collector(
-        store, tenant_key(ledger, store, create=True), CollectorConfig(tokens), host=host, port=port
-    )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    click.echo(f"taking events of {', '.join(sorted(tokens))} at {running.url}; Ctrl-C stops it", err=True)
-    stop.wait()
-    running.stop()
-    store.close()
-
-
-def read_sources(file: Path | None) -> dict[str, str]:
-    """Who may post, and by which token. The tokens are secrets: no message repeats them."""
-    import json
-
-    from plumbline.errors import PlumblineError
-
-    consequence = "the collector was not started"
-    remedy = 'pass --sources FILE with {"SOURCE": "TOKEN"} (mounted from a secret), tokens of 16 characters or more'
-    if file is None:
-        raise PlumblineError(
-            "no sources are named, so nobody could post events", consequence=consequence, remedy=remedy
-        )
-    try:
-        read: Any = json.loads(read_text(file, "a sources file", consequence=consequence))
-    except ValueError as error:
-        raise PlumblineError(f"{file} is not JSON", consequence=consequence, remedy=remedy) from error
-    if not isinstance(read, dict) or not read or not all(isinstance(t, str) and len(t) >= 16 for t in read.values()):
-        raise PlumblineError(
-            f"{file} does not give every source a token of 16 characters or more",
-            consequence=consequence,
-            remedy=remedy,
-        )
-    return read
 
 
 def consent_for_evaluation(ledger: Path, *, must_exist: bool = False) -> Callable[[str], bool]:

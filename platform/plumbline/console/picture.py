@@ -105,7 +105,7 @@ def _nodes(turn: Turn) -> tuple[Node, ...]:
     dataset = (
         Node(
             f"Dataset v{turn.dataset.version}",
-            (count(len(turn.dataset.members), "example"), short(turn.dataset.digest)),
+            (count(turn.dataset.size, "example"), short(turn.dataset.digest)),
             digest=turn.dataset.digest,
         )
         if turn.dataset

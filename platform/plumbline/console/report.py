@@ -172,7 +172,7 @@ def summary(story: LoopStory, page: str) -> dict[str, Any]:
         "datasets": [
             {
                 "name": f"{dataset.dataset} v{dataset.version}",
-                "examples": len(dataset.members),
+                "examples": dataset.size,
                 "sealed": dataset.sealed,
                 "accepted": dataset.accepted,
                 "rejected": dict(sorted(dataset.rejected.items())),

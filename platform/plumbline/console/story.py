@@ -84,7 +84,7 @@ class LoopStory(Record):
     datasets: tuple[DatasetManifest, ...] = ()
     diff: DatasetDiff | None = None
     redactions: Redactions | None = None
-    withdrawn: Withdrawal | None = None
+    withdrawn: tuple[Withdrawal, ...] = ()
     reports: tuple[EvaluationReport, ...] = ()
     decisions: tuple[GateDecision, ...] = ()
     training: tuple[TrainingRecord, ...] = ()

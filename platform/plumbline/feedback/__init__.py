@@ -26,16 +26,18 @@ from plumbline.feedback.guard import GuardLimits
 from plumbline.feedback.importers import import_dataset, read_examples, read_preferences
 from plumbline.feedback.ingest import STAGES, Ingestion
 from plumbline.feedback.pseudonyms import Pseudonyms
-from plumbline.feedback.publish import (
+from plumbline.feedback.reading import (
     DatasetVersionData,
     Verification,
     diff,
+    load_changes,
     load_manifest,
     load_version,
-    publish_seed_version,
+    members_of,
     verify,
 )
 from plumbline.feedback.redact import NOT_DETECTED, Redacted, redact
+from plumbline.feedback.seed import publish_seed_version
 from plumbline.feedback.telemetry import record_ingestion, record_ledger
 
 __all__ = [
@@ -62,8 +64,10 @@ __all__ = [
     "import_dataset",
     "import_file",
     "load_candidate",
+    "load_changes",
     "load_manifest",
     "load_version",
+    "members_of",
     "prove_absent",
     "publish_removal",
     "publish_seed_version",

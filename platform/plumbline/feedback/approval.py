@@ -1,7 +1,7 @@
-"""Approval of a candidate: one named person's word, for one digest, kept only while nothing is added.
+"""Approval of a candidate: people's word for one digest, kept only while nothing is added.
 
 If consent of somebody in an approved candidate ends while it waits, the run is built again without them; a candidate
-that only takes away from an approved one keeps the approval, any other needs a new one.
+that only takes away from an approved one keeps its approvals, any other needs new ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,20 +12,31 @@ from plumbline.feedback.candidate import Candidate, load_candidate
 from plumbline.records import Example, short
 from plumbline.stores import Approval, BlobStore, Ledger, Run
 
-Approve = Callable[[Candidate, Sequence[Example]], Approval]
+Examples = Callable[[], Sequence[Example]]
+Approve = Callable[[Candidate, Examples], Approval]  # examples are read from disk when asked for
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Enough approvals, or one refusal. `approvers` are those who agreed."""
+
+    approved: bool
+    approvers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Approvals:
-    """Whose word counts (`approver`), and how it is asked for when none is stored (`approve`)."""
+    """How many must agree (`required`), whose word alone counts if anybody's does (`approver`), and how a word is asked
+    for when too few are stored (`approve`)."""
 
     ledger: Ledger
     blobs: BlobStore
-    approver: str
+    approver: str | None
+    required: int
     approve: Approve | None
 
     def carry(self, run: Run, candidate: Candidate) -> None:
-        """An approval of a candidate that this one only takes away from stands for this one too."""
+        """Approvals of a candidate that this one only takes away from stand for this one too."""
         latest = self.ledger.runs.run(run.run_key)
         if latest is None or latest.candidate in (None, candidate.digest):
             return
@@ -37,19 +48,29 @@ class Approvals:
                 note = f"kept from candidate {short(before.digest)}: this one only removes"
                 self.ledger.runs.approve(candidate.digest, Approval(approval.approver, True, note))
 
-    def decision(self, candidate: Candidate, examples: Sequence[Example]) -> Approval | None:
-        """The named approver's stored word, or the one given now. Nobody else's counts."""
-        if self.stored(candidate) is None and self.approve is not None:
-            decision = self.approve(candidate, examples)
-            if decision.approver != self.approver:
+    def decision(self, candidate: Candidate, authors: set[str], examples: Examples) -> Decision | None:
+        """What the stored words come to, asking for one where they do not suffice; None: still waiting. Those who wrote
+        what is to be approved have no word in it."""
+        stored = self._stored(candidate, authors)
+        if stored is None and self.approve is not None:
+            word = self.approve(candidate, examples)
+            if self.approver not in (None, word.approver) or word.approver in authors:
                 raise PlumblineError(
-                    f"candidate {short(candidate.digest)} was decided by {decision.approver!r}",
+                    f"candidate {short(candidate.digest)} was decided by {word.approver!r}",
                     consequence="the decision does not count and the run still waits",
-                    remedy=f"have {self.approver!r} decide, or start the run with another approver",
+                    remedy=f"have {self.approver or 'somebody who wrote none of it'!r} decide",
                 )
-            self.ledger.runs.approve(candidate.digest, decision)
-        return self.stored(candidate)
+            self.ledger.runs.approve(candidate.digest, word)
+            stored = self._stored(candidate, authors)
+        return stored
 
-    def stored(self, candidate: Candidate) -> Approval | None:
-        found = self.ledger.runs.approvals(candidate.digest)
-        return next((approval for approval in found if approval.approver == self.approver), None)
+    def _stored(self, candidate: Candidate, authors: set[str]) -> Decision | None:
+        counts = [
+            word
+            for word in self.ledger.runs.approvals(candidate.digest)
+            if word.approver not in authors and self.approver in (None, word.approver)
+        ]
+        if any(not word.approved for word in counts):
+            return Decision(False, ())
+        agreed = tuple(sorted(word.approver for word in counts))
+        return Decision(True, agreed) if len(agreed) >= self.required else None

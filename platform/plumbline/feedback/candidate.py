@@ -7,7 +7,7 @@ from pydantic import Field
 
 from plumbline.feedback.guard import GuardLimits
 from plumbline.records import DatasetManifest, Digest, Member, Message, Record
-from plumbline.stores import BlobStore, Published, Queued
+from plumbline.stores import BlobStore, Published, SealedEvent
 
 State = Literal["published", "awaiting_approval", "rejected", "no_change"]
 
@@ -20,6 +20,7 @@ class IngestionConfig(Record):
     near_duplicate: float = Field(default=0.9, gt=0, le=1)
     approved_rating: float = Field(default=0.5, ge=-1, le=1)
     held_out_share: float = Field(default=0.1, ge=0, le=1)
+    most_events: int = Field(default=200_000, ge=1)  # of one run: what waits longer goes into the next version
     guards: GuardLimits = GuardLimits()
     licence: str = "user feedback under consent"
 
@@ -28,6 +29,7 @@ class Candidate(Record):
     """What an approver says yes or no to: the change to the parent version and the account of every event."""
 
     schema_id = "plumbline.dev/candidate/v1"
+    has_floats = False
 
     dataset: str
     parent: Digest | None
@@ -84,11 +86,10 @@ def load_candidate(blobs: BlobStore, digest: str) -> Candidate:
     return Candidate.from_canonical(blobs.get(digest))
 
 
-def preference(queued: Queued) -> Preference | None:
+def preference(event: SealedEvent) -> Preference | None:
     """The comparison in an event: `text` and `rejected` are the preferred answer and the other one."""
-    if queued.event is None or queued.event.kind != "comparison":
+    if event.data is None or event.kind != "comparison":
         return None
-    data = queued.event.data
-    return Preference(
-        data.messages, data.text or data.answer, data.rejected or "", queued.event.source, data.preferred == "tie"
-    )
+    messages = tuple(Message.model_validate(message) for message in event.messages)
+    chosen = event.said("text") or event.said("answer", "")
+    return Preference(messages, chosen, event.said("rejected") or "", event.source, event.said("preferred") == "tie")

@@ -5,33 +5,41 @@ In this order, each step repeatable, so that a kill anywhere is mended by callin
 1. the withdrawal is in the ledger: from here on no publication can contain the person;
 2. every dataset whose head holds them gets a removal-only version, which needs no approval;
 3. policies trained on them (or built on one that was) are flagged with a recorded remediation;
-4. payloads, salts, signatures, the subject's key and their events' words are erased, from all versions and from
-   what candidates left behind; freed pages are overwritten and the write-ahead log is emptied.
+4. payloads, salts, signatures, the subject's key, their events' words and what reviewers wrote about them are erased,
+   from all versions and from what candidates left behind; freed pages are overwritten and the log is emptied.
 
 What stays is content-free: addresses, sequences, counts. Roots and digests verify as before. A policy that was
 trained on the data is not "unlearned" by any of this, and nothing here says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback.consent import ConsentDesk
-from plumbline.feedback.publish import code_digest, load_manifest, publish_manifest, verify
-from plumbline.records import DatasetManifest, digest_of, merkle_root
-from plumbline.stores import BlobStore, Lease, Ledger, Published, Remediation
+from plumbline.feedback.history import History
+from plumbline.feedback.publish import code_digest, compose, publish_version, signer
+from plumbline.feedback.reading import load_manifest, members_of, verify
+from plumbline.records import GRANTS, digest_of
+from plumbline.stores import BlobStore, Export, Lease, Ledger, Published, Remediation
 
 
 @dataclass(frozen=True)
 class ErasureResult:
-    """What one erasure did. `versions` are the removal-only versions; `policies` those flagged, by digest."""
+    """What one erasure did. `versions` are the removal-only versions; `policies` those flagged, by digest. `labels`
+    counts reviewers' reasons. `copies` left the house and are for people to delete; `remains` are places that the
+    database does not reach. `proof` is the digest of the content-free facts, for whoever asked."""
 
     subject: str
     consent_sequence: int
     versions: tuple[Published, ...]
     payloads: int
     events: int
+    labels: int
     policies: tuple[str, ...]
+    copies: tuple[Export, ...]
+    remains: tuple[str, ...]
+    proof: str
 
 
 @dataclass(frozen=True)
@@ -56,27 +64,24 @@ def publish_removal(
         return None
     consent = ledger.consent.require_valid()
     parent = load_manifest(ledger, blobs, dataset)
-    members = tuple(member for member in parent.members if member.subject not in lost)
     key = run_key or digest_of(
         {"run": "removal", "dataset": dataset, "parent": head.digest, "consent": consent.sequence}
     )
-    manifest = DatasetManifest(
-        dataset=dataset,
-        version=head.version + 1,
-        parent=head.digest,
+    version = compose(
+        ledger,
+        dataset,
+        parent,
+        None,
+        ledger.publications.of_subjects(dataset, sorted(lost)),
         run_key=key,
-        root=merkle_root(member.address for member in members),
-        members=members,
         rubric=parent.rubric,
+        policy_text=parent.policy_text,
         code=code_digest(),
-        consent_sequence=consent.sequence,
-        consent_head=consent.digest,
-        sealed=0,
-        accepted=0,
+        consent=consent,
         licence=parent.licence,
         reason="withdrawal",
     )
-    return publish_manifest(ledger, blobs, manifest, {}, lease=lease)
+    return publish_version(ledger, blobs, version, lease=lease)
 
 
 def erase(
@@ -109,26 +114,40 @@ def erase(
     for policy in trained:
         ledger.releases.flag(policy.policy, subject, remediation, reason=reason, actor=actor)
     on_step("flagged")
-    addresses = ledger.payloads.of_subject(subject)
     with ledger.database.transaction():
         events = ledger.inbox.erase(subject)
+        labels = ledger.reviews.erase(subject)
         ledger.subjects.erase(subject)
-        ledger.payloads.record_erasure(subject, head.sequence, payloads=len(addresses), events=events)
     on_step("events erased")
-    for address in addresses:
-        blobs.delete(address)
+    ledger.payloads.drop_unpublished(blobs)
+    theirs = ledger.publications.memberships("subject = ?", (subject,))
+    for dataset in sorted({member.dataset for member in theirs}):
+        ids = [member.id for member in theirs if member.dataset == dataset]
+        History(ledger, blobs, dataset, signer(ledger)).forget(ids)
+    on_step("signatures erased")
+    payloads = ledger.payloads.erase(blobs, theirs)
     blobs.sweep()
     on_step("payloads erased")
-    ledger.payloads.forget(addresses)
+    ledger.payloads.record_erasure(subject, head.sequence, payloads=payloads, events=events)
     ledger.database.truncate_log()
     return ErasureResult(
         subject=subject,
         consent_sequence=head.sequence,
         versions=tuple(versions),
-        payloads=len(addresses),
+        payloads=payloads,
         events=events,
+        labels=labels,
         policies=tuple(policy.policy for policy in trained),
+        copies=tuple(ledger.exports.holding(subject)),
+        remains=ledger.database.remains(),
+        proof=_proof(ledger, subject, head.sequence, sorted({member.dataset for member in theirs})),
     )
+
+
+def _proof(ledger: Ledger, subject: str, consent_sequence: int, datasets: Sequence[str]) -> str:
+    """The same however often the erasure was started again: the withdrawal it carried out, and the heads without them."""
+    heads = {dataset: head.digest for dataset in datasets if (head := ledger.publications.head(dataset)) is not None}
+    return digest_of({"erased": subject, "consent": consent_sequence, "heads": heads})
 
 
 def withdraw_and_erase(
@@ -146,17 +165,33 @@ def withdraw_and_erase(
     return erase(ledger, blobs, entry.subject, remediation=remediation, reason=reason, actor=actor)
 
 
+def erase_or_withdraw(
+    ledger: Ledger,
+    blobs: BlobStore,
+    desk: ConsentDesk,
+    identity: str,
+    *,
+    remediation: Remediation = "retrain",
+    reason: str = "the subject withdrew consent",
+    actor: str = "erasure",
+) -> ErasureResult:
+    """`withdraw_and_erase`, also for somebody who never consented: their events are erased all the same."""
+    if any(entry.action in GRANTS for entry in desk.show(identity)):
+        return withdraw_and_erase(ledger, blobs, desk, identity, remediation=remediation, reason=reason, actor=actor)
+    subject = desk.subject(identity)
+    return erase(ledger, blobs, subject, remediation=remediation, reason=reason, actor=actor)
+
+
 def prove_absent(
     ledger: Ledger, blobs: BlobStore, subject: str, dataset: str, version: int | str | None = None
 ) -> AbsenceProof:
     """Show that a subject is absent from a version (default: the head) and that no payload of theirs is left.
 
-    Reads the manifest and the blobs, not the ledger's own opinion of them. PlumblineError when it is not so.
+    The ledger's rows are held against the version's changes, root and payloads. PlumblineError when it is not so.
     """
     manifest = load_manifest(ledger, blobs, dataset, version)
-    present = [member for member in manifest.members if member.subject == subject]
-    addresses = {member.address for member in ledger.lineage.of_subject(subject).memberships}
-    left = [address for address in sorted(addresses) if blobs.has(address)]
+    present = [member for member in members_of(ledger, dataset, manifest.version) if member.subject == subject]
+    left = [one for one in ledger.publications.memberships("subject = ?", (subject,)) if one.pack is not None]
     check = verify(ledger, blobs, manifest)
     if present or left or not check.valid:
         raise PlumblineError(

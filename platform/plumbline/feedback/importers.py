@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback.candidate import Preference
-from plumbline.feedback.publish import publish_seed_version
+from plumbline.feedback.seed import publish_seed_version
 from plumbline.records import ConsentReference, Example, Message, Provenance, say
 from plumbline.stores import BlobStore, Ledger, Published
 

@@ -17,7 +17,7 @@ what a person wrote is in the inbox and in payloads, and nowhere else to be forg
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,24 +25,16 @@ from typing import Any
 from plumbline.feedback import stages
 from plumbline.feedback.approval import Approvals, Approve
 from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, preference
-from plumbline.feedback.publish import (
-    code_digest,
-    load_manifest,
-    publish_manifest,
-    read_example,
-    signer,
-    store_examples,
-)
+from plumbline.feedback.examples import author_of, draft
+from plumbline.feedback.history import History, example_in
+from plumbline.feedback.publish import Addition, code_digest, compose, publish_version, salted, signer, store
+from plumbline.feedback.reading import load_manifest
+from plumbline.feedback.split import Placement
 from plumbline.records import (
-    ConsentReference,
     DatasetManifest,
     Example,
-    FeedbackEvent,
-    Member,
-    Message,
-    Provenance,
+    digest_bytes,
     digest_of,
-    merkle_root,
     short,
 )
 from plumbline.stores import (
@@ -52,10 +44,12 @@ from plumbline.stores import (
     HeadMoved,
     Lease,
     Ledger,
-    MemberDetail,
-    Queued,
-    Review,
+    PackGone,
     Run,
+    SealedEvent,
+    Standing,
+    read_sealed,
+    undisturbed,
 )
 
 STAGES = (
@@ -63,8 +57,6 @@ STAGES = (
     "awaiting_approval", "publishing", "published",
 )  # fmt: skip
 _ATTEMPTS = 8  # rebuilds after a moved head or a lost consent before a person should look
-
-Reviewer = Callable[[FeedbackEvent], Review | None]
 
 
 class Ingestion:
@@ -95,16 +87,18 @@ class Ingestion:
         dataset: str,
         rubric: str,
         *,
-        approver: str = "data-owner",
+        approver: str | None = None,
+        approvals_required: int = 1,
         approve: Approve | None = None,
-        review: Reviewer | None = None,
         up_to: int | None = None,
         run_key: str | None = None,
+        policy_text: str | None = None,
     ) -> IngestionResult:
         """Seal what is new (or carry on with the open run) and bring it as far as it gets.
 
-        `approver` must agree; `approve` is asked when no decision is stored, and without it the run stops at
-        `awaiting_approval`. `review` is asked about highly rated answers that no reviewer has judged. `up_to` is
+        `approvals_required` people must agree (of whom nobody wrote what they approve); with an `approver` only that
+        person's word counts. `approve` is asked when too few decisions are stored, and without it the run stops at
+        `awaiting_approval`.  `up_to` is
         the last inbox sequence to seal. `run_key` names the run from outside (a reconciler's job); by default it is
         derived from parent, events, rubric and code. Errors: PlumblineError when the consent ledger does not
         verify (nothing is published, nothing lost) or somebody else holds the line.
@@ -112,10 +106,10 @@ class Ingestion:
         lease = self.ledger.runs.acquire_lease(f"dataset-line/{dataset}", self.holder)
         try:
             for attempt in range(_ATTEMPTS):
-                line = _Line(self, dataset, rubric, lease, approver, approve, review)
+                line = _Line(self, dataset, rubric, policy_text, lease, approver, approvals_required, approve)
                 try:
                     return line.run(up_to, run_key)
-                except (ConsentLost, HeadMoved):
+                except (ConsentLost, HeadMoved, PackGone):
                     if attempt == _ATTEMPTS - 1:
                         raise
             raise AssertionError("unreachable")
@@ -130,10 +124,11 @@ class _Line:
     owner: Ingestion
     dataset: str
     rubric: str
+    policy_text: str | None
     lease: Lease
-    approver: str
+    approver: str | None
+    approvals_required: int
     approve: Approve | None
-    review: Reviewer | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -164,16 +159,16 @@ class _Line:
             manifest = load_manifest(self.ledger, self.owner.blobs, self.dataset, done.version)
             return IngestionResult("published", self.dataset, run_key, done, manifest, **_counts(manifest))
         lost = self.ledger.publications.uncovered(self.dataset)
-        run = self._seal(up_to, run_key, removal=bool(lost))
-        if run is None:
+        sealed = self._seal(up_to, run_key, removal=bool(lost))
+        if sealed is None:
             head = self.ledger.publications.head(self.dataset)
             return IngestionResult("no_change", self.dataset, "", head, self.parent)
-        events = self.ledger.inbox.read(run.from_sequence, run.to_sequence)
-        return self._decide(run, events, consent, lost)
+        with undisturbed():
+            return self._decide(*sealed, consent, lost)
 
     # --- sealed -----------------------------------------------------------------------------------------------
 
-    def _seal(self, up_to: int | None, run_key: str | None, *, removal: bool) -> Run | None:
+    def _seal(self, up_to: int | None, run_key: str | None, *, removal: bool) -> tuple[Run, list[SealedEvent]] | None:
         """The open run if it is still about this head, rubric and code; else a new one over what is not consumed."""
         runs, head = self.ledger.runs, self.ledger.publications.head(self.dataset)
         parent = None if head is None else head.digest
@@ -181,19 +176,19 @@ class _Line:
         if current is not None:
             same = (current.parent, current.rubric, current.code) == (parent, self.rubric, self.owner.code)
             if same and run_key in (None, current.run_key):
-                return current
+                return current, read_sealed(self.ledger.database, current.from_sequence, current.to_sequence)
         first = runs.sealed_sequence(self.dataset) + 1
-        last = min(up_to or 2**62, self.ledger.inbox.last_sequence())
+        last = min(up_to or 2**62, self.ledger.inbox.last_sequence(), first + self.config.most_events - 1)
         if current is not None:
             last = max(last, current.to_sequence)
         if last < first and not removal:
             return None
-        events = self.ledger.inbox.read(first, last)
+        events = read_sealed(self.ledger.database, first, last)
         facts = {
             "run": "ingestion",
             "dataset": self.dataset,
             "parent": parent,
-            "events": merkle_root(event.fingerprint for event in events if event.fingerprint is not None),
+            "events": digest_bytes("".join(sorted(event.fingerprint or "" for event in events)).encode()),
             "rubric": self.rubric,
             "code": self.owner.code,
         }
@@ -215,17 +210,17 @@ class _Line:
                 )
             )
         self._finished("sealed")
-        return run
+        return run, events
 
     # --- verified ... split -----------------------------------------------------------------------------------
 
-    def _decide(self, run: Run, events: list[Queued], consent: ConsentHead, lost: set[str]) -> IngestionResult:
+    def _decide(self, run: Run, events: list[SealedEvent], consent: ConsentHead, lost: set[str]) -> IngestionResult:
         left = events
         reasons: Counter[str] = Counter()
-        rating, near = self.config.approved_rating, self.config.near_duplicate
+        near = self.config.near_duplicate
         signing = signer(self.ledger)
-        signatures = self.ledger.payloads.signatures(self.dataset)
-        members = {member.address: member for member in self.ledger.publications.current_members(self.dataset)}
+        history = History(self.ledger, self.owner.blobs, self.dataset, signing)
+        history.sweep()
         key = digest_of({"run": run.run_key, "range": [run.from_sequence, run.to_sequence]})
 
         def through(stage: str, compute: Callable[[], stages.Rejections], extra: Any = None) -> None:
@@ -235,68 +230,48 @@ class _Line:
             reasons.update(rejected.values())
             left = [event for event in left if event.sequence not in rejected]
 
-        erased = [event.sequence for event in events if event.event is None]
+        erased = [event.sequence for event in events if event.data is None]
         through("verified", lambda: stages.verified(left), extra=erased)
-        through("deduplicated", lambda: stages.deduplicated(left, signing, near, rating))
+        found = stages.batch(left, signing)
+        through("deduplicated", lambda: stages.deduplicated(left, found, near))
         now = self.ledger.database.clock()
-        refused = stages.consent_checked(left, self.ledger.consent, consent.sequence, now)
+        standings = self.ledger.consent.standings(sorted({event.subject for event in left}), "training")
+        refused = stages.consent_checked(left, standings, consent.sequence, now)
         through("consent_checked", lambda: refused, extra={"head": consent.digest, "verdict": _keys_to_text(refused)})
 
         preferences = tuple(one for event in left if (one := preference(event)) is not None)
-        reviews = self._reviews(left)
-        words = {
-            str(sequence): [[word.reviewer, word.approved] for word in found] for sequence, found in reviews.items()
-        }
-        signals = stages.routed(left, rating, reviews)
-        clean = {
-            event.sequence: stages.redacted(found)
-            for event in left
-            if event.sequence not in signals and (found := stages.demonstration(event, rating)) is not None
-        }
+        signals = stages.routed(left, found)
         # What people will read is cleaned like what a policy will: a comment is no target, but reviewers see it.
         shown = stages.redacted_signals(event for event in left if event.sequence in signals)
+        through("redacted", lambda: signals)
         redactions: Counter[str] = Counter()
-        for counts in [*(item.counts for item in clean.values()), *(one.counts for one in shown)]:
+        for counts in [*(found.rows[row].counts for row in found.among(left)), *(one.counts for one in shown)]:
             redactions.update(counts)
-        through("redacted", lambda: signals, extra=words)
+        samples = stages.samples((found.rows[row] for row in found.among(left)), shown)
 
-        published = {signature.text_key for signature in signatures.values()}
-
-        def cleaned() -> list[stages.Clean]:
-            return [clean[event.sequence] for event in left]
-
-        through("guarded", lambda: stages.guarded(cleaned(), signing, published, self.config.guards))
-        neighbours = stages.Neighbours(members, signatures, lambda address: read_example(self.owner.blobs, address))
-        placement = stages.split(cleaned(), signing, neighbours, near, self.config.held_out_share)
+        limits = self.config.guards
+        through("guarded", lambda: stages.guarded(found, found.among(left), history, limits, near))
+        rows = found.among(left)
+        subjects = sorted({found.rows[row].subject for row in rows})
+        anchors = [
+            anchor for anchor in self.ledger.publications.anchors(self.dataset, subjects) if anchor.subject not in lost
+        ]
+        placement = stages.split(found, rows, history, anchors, self.config.held_out_share)
         through("split", lambda: placement.dropped)
 
-        chosen = cleaned()
-        examples = [self._example(item, placement.clusters[item.source.sequence], reviews, consent) for item in chosen]
-        addresses = store_examples(self.ledger, self.owner.blobs, self.dataset, examples)
-        added, details = [], {}
-        for item, example, address in zip(chosen, examples, addresses, strict=True):
-            sequence = item.source.sequence
-            signature = signing.sign(item.messages, item.target, item.source.conversation).signature
-            details[address] = MemberDetail(example.provenance.origin, signature, sequence)
-            added.append(
-                Member(
-                    address=address,
-                    split=placement.splits[sequence],
-                    slice=example.slice,
-                    cluster=example.cluster,
-                    subject=item.source.queued.subject,
-                )
-            )
+        rows = found.among(left)
+        added = self._store(found, rows, placement, standings, consent)
+        leaving = self.ledger.publications.of_subjects(self.dataset, sorted(lost))
         candidate = Candidate(
             dataset=self.dataset,
             parent=run.parent,
             rubric=self.rubric,
             code=self.owner.code,
             events=run.run_key,
-            added=tuple(sorted(added, key=lambda member: member.address)),
-            removed=tuple(sorted(address for address, member in members.items() if member.subject in lost)),
+            added=added.members,
+            removed=tuple(sorted(member.address for member in leaving)),
             sealed=len(events),
-            accepted=len(added),
+            accepted=len(added.members),
             rejected=dict(sorted(reasons.items())),
             redactions=dict(sorted(redactions.items())),
         )
@@ -305,12 +280,13 @@ class _Line:
             dataset=self.dataset,
             run_key=run.run_key,
             candidate=candidate,
-            redacted_samples=stages.samples(clean.values(), shown),
+            redacted_samples=samples,
             preferences=preferences,
             seconds=self.seconds,
             **_counts(candidate),
         )
-        return self._conclude(run, candidate, examples, details, consent, result)
+        authors = {str(author_of(found.rows[row])) for row in rows}
+        return self._conclude(run, candidate, added, authors, consent, result)
 
     def _stage(
         self, run: Run, stage: str, key: str, extra: Any, compute: Callable[[], dict[str, Any]]
@@ -325,47 +301,33 @@ class _Line:
         self._finished(stage)
         return digest_of({"after": address, "verdict": verdict}), verdict
 
-    def _reviews(self, events: Sequence[Queued]) -> dict[int, list[Review]]:
-        """Stored words on highly rated answers; a reviewer is asked about those that have none."""
-        rated = [
-            event
-            for event in events
-            if (found := stages.demonstration(event, self.config.approved_rating)) and found.origin == "approved_answer"
+    def _store(
+        self,
+        found: stages.Batch,
+        rows: Sequence[int],
+        placement: Placement,
+        standings: Mapping[str, Standing],
+        consent: ConsentHead,
+    ) -> Addition:
+        """The chosen demonstrations as examples, durable and not yet in any version."""
+        now = self.ledger.database.clock()
+        covered = {subject: standing.covers(consent.sequence, now) for subject, standing in standings.items()}
+        filtered = (f"ingest@{short(self.owner.code)}",)
+        chosen = [found.rows[row] for row in rows]
+        drafts = [
+            draft(one, placement.clusters[one.sequence], covered[one.subject].sequence, filtered, self.config.licence)
+            for one in chosen
         ]
-        reviews = self.ledger.inbox.reviews(event.sequence for event in rated)
-        if self.review is not None:
-            for event in rated:
-                if event.sequence not in reviews and event.event and (word := self.review(event.event)) is not None:
-                    self.ledger.inbox.review(event.sequence, word)
-            reviews = self.ledger.inbox.reviews(event.sequence for event in rated)
-        return reviews
-
-    def _example(
-        self, item: stages.Clean, cluster: str, reviews: dict[int, list[Review]], consent: ConsentHead
-    ) -> Example:
-        source, data = item.source, item.source.event.data
-        covered = self.ledger.consent.covers(
-            source.queued.subject, "training", consent.sequence, self.ledger.database.clock()
-        )
-        reviewers = [word.reviewer for word in reviews.get(source.sequence, ())]
-        return Example(
-            messages=(*item.messages, Message(role="assistant", content=item.target)),
-            slice=data.slice,
-            language=data.language,
-            phrasing=data.phrasing,
-            cluster=cluster,
-            provenance=Provenance(
-                origin="rewrite" if source.origin == "rewrite" else "approved_answer",
-                author=(data.author or source.queued.subject)
-                if source.origin == "rewrite"
-                else f"policy:{data.policy or 'unknown'}",
-                source=source.event.source,
-                event=source.event.digest,
-                filtered_by=(f"ingest@{short(self.owner.code)}",),
-                approved_by=(*reviewers, self.approver),
-                licence=self.config.licence,
-            ),
-            consent=ConsentReference(subject=source.queued.subject, sequence=covered.sequence),
+        return store(
+            self.ledger,
+            self.owner.blobs,
+            self.dataset,
+            drafts,
+            salted(self.ledger, drafts),
+            [placement.splits[one.sequence] for one in chosen],
+            found.keys.take(rows),
+            [one.sequence for one in chosen],
+            range(len(drafts)),
         )
 
     # --- awaiting_approval, publishing ------------------------------------------------------------------------
@@ -374,63 +336,63 @@ class _Line:
         self,
         run: Run,
         candidate: Candidate,
-        examples: list[Example],
-        details: dict[str, MemberDetail],
+        added: Addition,
+        authors: set[str],
         consent: ConsentHead,
         result: IngestionResult,
     ) -> IngestionResult:
         runs = self.ledger.runs
         if not candidate.added and not candidate.removed:
             runs.advance_run(run.run_key, "split", state="no_change")
-            self._drop_leftovers(keep=set())
+            self._drop_leftovers()
             head = self.ledger.publications.head(self.dataset)
             return _with(result, state="no_change", version=head, manifest=self.parent)
         digest = self.owner.blobs.put(candidate.canonical_bytes())
-        approvals = Approvals(self.ledger, self.owner.blobs, self.approver, self.approve)
+        approvals = Approvals(self.ledger, self.owner.blobs, self.approver, self.approvals_required, self.approve)
         approvals.carry(run, candidate)
         runs.advance_run(run.run_key, "awaiting_approval", candidate=digest)
-        self._drop_leftovers(keep={member.address for member in candidate.added})
+        self._drop_leftovers(keep=added.pack.name)
         self._finished("awaiting_approval")
-        decision = approvals.decision(candidate, examples)
+        decision = approvals.decision(candidate, authors, lambda: self._examples(added))
         if decision is None:
             return result
         if not decision.approved:
             runs.advance_run(run.run_key, "awaiting_approval", state="rejected")
-            self._drop_leftovers(keep=set())
+            self._drop_leftovers()
             return _with(result, state="rejected")
         runs.advance_run(run.run_key, "publishing")
         self._finished("publishing")
-        manifest = self._manifest(run, candidate, consent)
-        published = publish_manifest(self.ledger, self.owner.blobs, manifest, details, lease=self.lease)
-        self._finished("published")
-        return _with(result, state="published", version=published, manifest=manifest)
-
-    def _manifest(self, run: Run, candidate: Candidate, consent: ConsentHead) -> DatasetManifest:
-        removed = set(candidate.removed)
-        kept = [member for member in self.parent.members if member.address not in removed] if self.parent else []
-        members = tuple(sorted([*kept, *candidate.added], key=lambda member: member.address))
-        return DatasetManifest(
-            dataset=self.dataset,
-            version=self.parent.version + 1 if self.parent else 1,
-            parent=run.parent,
+        version = compose(
+            self.ledger,
+            self.dataset,
+            self.parent,
+            added if added.members else None,
+            self.ledger.publications.by_address(self.dataset, candidate.removed),
             run_key=run.run_key,
-            root=merkle_root(member.address for member in members),
-            members=members,
             rubric=self.rubric,
+            policy_text=self.policy_text,
             code=self.owner.code,
-            consent_sequence=consent.sequence,
-            consent_head=consent.digest,
+            consent=consent,
+            reason="ingest",
+            approved_by=decision.approvers,
             licence=self.config.licence,
+            sealed=candidate.sealed,
+            accepted=candidate.accepted,
+            rejected=candidate.rejected,
             redactions=candidate.redactions,
-            **{name: getattr(candidate, name) for name in ("sealed", "accepted", "rejected")},
         )
+        published = publish_version(self.ledger, self.owner.blobs, version, lease=self.lease)
+        self._finished("published")
+        return _with(result, state="published", version=published, manifest=version.manifest)
 
-    def _drop_leftovers(self, keep: set[str]) -> None:
+    def _examples(self, added: Addition) -> list[Example]:
+        """What an approver is asked about, read back from the pack."""
+        view = self.owner.blobs.view_pack(added.pack.name) if added.members else memoryview(b"")
+        return [example_in(bytes(view[new.place : new.place + new.length])) for new in added.new]
+
+    def _drop_leftovers(self, keep: str | None = None) -> None:
         """Erase payloads of earlier candidates of this line that no version will ever name."""
-        gone = [address for address in self.ledger.payloads.unpublished(self.dataset) if address not in keep]
-        for address in gone:
-            self.owner.blobs.delete(address)
-        self.ledger.payloads.forget(gone)
+        self.ledger.payloads.drop_unpublished(self.owner.blobs, self.dataset, keep=keep)
 
 
 def _keys_to_text(rejected: stages.Rejections) -> dict[str, str]:

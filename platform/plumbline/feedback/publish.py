@@ -1,81 +1,95 @@
-"""Dataset versions: written once, read back whole, compared, verified.
+"""Publishing: examples become members, members become changes, changes become a version.
 
-A version is a manifest (a blob, and a row in the publication table) over members, each an address whose payload
-is the blob `salt || canonical bytes`. The payload's own SHA-256 *is* the example's address, so reading verifies
-it. After erasure the payload is gone and the manifest, its root and its digest are what they were.
+A version is a manifest and the changes that lead to it from its parent (two blobs, and a row in the publication table).
+A member is an address whose payload is `salt || canonical bytes`; the payload's own SHA-256 *is* the address, so
+reading verifies it (reading.py). After erasure the payload is gone and manifest, root and digest are what they were.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from plumbline.errors import PlumblineError
-from plumbline.feedback.deduplicate import Signer
-from plumbline.feedback.split import Components, drawn_split
+import numpy as np
+
+from plumbline.feedback.history import History, TextKeys, dialogue
+from plumbline.feedback.signatures import Signatures, Signer
 from plumbline.records import (
-    DatasetDiff,
+    DatasetChanges,
     DatasetManifest,
     Example,
     Member,
+    Message,
     Split,
     digest_bytes,
     digest_of,
-    merkle_root,
 )
-from plumbline.stores import BlobStore, Lease, Ledger, MemberDetail, Published
-from plumbline.stores.subjects import HOUSE
+from plumbline.records.merkle import raw
+from plumbline.stores import (
+    BlobStore,
+    ConsentHead,
+    Lease,
+    Ledger,
+    Membership,
+    NewExample,
+    NewExamples,
+    Packed,
+    Published,
+    TreeChange,
+)
+from plumbline.stores.subjects import HOUSE, salt_of
 
-SALT_BYTES = 16
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An example before it has an address: its canonical bytes, and what its row will say."""
+
+    data: bytes
+    subject: str | None
+    origin: str
+    slice: str
+    cluster: str
+    licence: str
+
+    @classmethod
+    def of(cls, example: Example) -> "Draft":
+        origin, licence = example.provenance.origin, example.provenance.licence
+        return cls(example.canonical_bytes(), subject_of(example), origin, example.slice, example.cluster, licence)
 
 
 @dataclass(frozen=True)
-class DatasetVersionData:
-    """A version read back. `examples` pairs each member with its example, in address order; `erased` are the
-    addresses whose payload was erased on a person's request."""
+class Addition:
+    """Members that a version adds, in address order, with what the ledger and the index keep about each."""
 
-    published: Published
+    members: tuple[Member, ...]
+    new: tuple[NewExample, ...]
+    keys: TextKeys
+    pack: Packed
+
+
+@dataclass(frozen=True)
+class NextVersion:
+    """A version that could be published: its manifest, its changes, and what they do to the tree."""
+
     manifest: DatasetManifest
-    examples: tuple[tuple[Member, Example], ...]
-    erased: tuple[str, ...]
-
-    @property
-    def digest(self) -> str:
-        return self.published.digest
-
-    @property
-    def train(self) -> tuple[Example, ...]:
-        return self.split("train")
-
-    @property
-    def held_out(self) -> tuple[Example, ...]:
-        return self.split("held_out")
-
-    def split(self, split: Split) -> tuple[Example, ...]:
-        return tuple(example for member, example in self.examples if member.split == split)
+    changes: DatasetChanges
+    tree: TreeChange
+    addition: Addition | None
 
 
-@dataclass(frozen=True)
-class Verification:
-    """`problems` is empty for a sound version; `erased` counts members whose payload was lawfully erased."""
-
-    problems: tuple[str, ...]
-    erased: int
-
-    @property
-    def valid(self) -> bool:
-        return not self.problems
+# What turns events into a version: ingestion and all that it stands on in this room (tests/feedback hold it complete).
+PIPELINE = (
+    "approval", "candidate", "examples", "guard", "history", "ingest", "injection", "pseudonyms", "publish", "reading",
+    "redact", "redaction_addresses", "redaction_numbers", "redaction_secrets", "signatures", "split", "stages",
+)  # fmt: skip
 
 
 @cache
 def code_digest() -> str:
-    """Digest of this room's own source: what turned events into a version is part of what the version is."""
-    files = sorted(
-        (item for item in resources.files("plumbline.feedback").iterdir() if item.name.endswith(".py")),
-        key=lambda item: item.name,
-    )
-    return digest_of({item.name: digest_bytes(item.read_bytes()) for item in files})
+    """Digest of the source of `PIPELINE`: it is part of what a version is. A card or a page may change without it."""
+    room = resources.files("plumbline.feedback")
+    return digest_of({name: digest_bytes(room.joinpath(f"{name}.py").read_bytes()) for name in PIPELINE})
 
 
 def signer(ledger: Ledger) -> Signer:
@@ -83,19 +97,18 @@ def signer(ledger: Ledger) -> Signer:
     return Signer(ledger.subjects.key(HOUSE))
 
 
-def store_examples(ledger: Ledger, blobs: BlobStore, dataset: str, examples: Sequence[Example]) -> list[str]:
-    """Write payloads durably and return their addresses. They are registered first, so that erasure finds them."""
-    payloads: list[bytes] = []
-    owners: dict[str, str | None] = {}
-    with ledger.database.transaction():
-        for example in examples:
-            subject = subject_of(example)
-            salt = ledger.subjects.salt(subject or HOUSE, example.digest)
-            payload = salt + example.canonical_bytes()
-            payloads.append(payload)
-            owners[digest_bytes(payload)] = subject
-        ledger.payloads.register(dataset, owners)
-    return blobs.put_many(payloads)
+def prompt_text(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def keys_of(
+    signing: Signer, prompts: Sequence[str], targets: Sequence[str], conversations: Sequence[str]
+) -> tuple[TextKeys, Signatures]:
+    """Keys and signatures of texts given as prompt, target and conversation (empty: nothing ties it to others)."""
+    signed = signing.sign_many([dialogue(prompt, target) for prompt, target in zip(prompts, targets, strict=True)])
+    named = signing.keys("conversation", conversations)
+    named[np.array([not conversation for conversation in conversations], dtype=bool)] = 0
+    return TextKeys(signed.texts, signing.keys("prompt", prompts), named, signed.bands), signed
 
 
 def subject_of(example: Example) -> str | None:
@@ -103,239 +116,130 @@ def subject_of(example: Example) -> str | None:
     return None if example.consent is None else example.consent.subject
 
 
-def read_example(blobs: BlobStore, address: str) -> Example:
-    """The example at an address, verified against it."""
-    return Example.from_canonical(blobs.get(address)[SALT_BYTES:])
+def salted(ledger: Ledger, drafts: Sequence[Draft]) -> list[bytes]:
+    """Payloads: `salt || canonical bytes`. The salt is derived from the subject's key, so that a run which is started
+    again gives the same addresses; once the key is erased nobody can derive it."""
+    keys = ledger.subjects.keys({draft.subject or HOUSE for draft in drafts})
+    return [salt_of(keys[draft.subject or HOUSE], digest_bytes(draft.data)) + draft.data for draft in drafts]
 
 
-def publish_manifest(
-    ledger: Ledger,
-    blobs: BlobStore,
-    manifest: DatasetManifest,
-    details: dict[str, MemberDetail],
-    *,
-    lease: Lease | None = None,
-) -> Published:
-    """Blob first, then the one transaction. What a failed publication leaves is an invisible blob."""
-    blobs.put(manifest.canonical_bytes())
-    return ledger.publications.publish(manifest, details, lease=lease)
-
-
-def publish_seed_version(
+def store(
     ledger: Ledger,
     blobs: BlobStore,
     dataset: str,
-    examples: Sequence[Example],
-    *,
-    rubric: str,
-    splits: Sequence[Split] | None = None,
-    held_out_share: float = 0.1,
-    licence: str = "unspecified",
-    code: str | None = None,
-    reason: str = "seed",
-    holder: str = "local",
-) -> Published:
-    """Publish examples that were written for the purpose, as the dataset's next version.
+    drafts: Sequence[Draft],
+    payloads: Sequence[bytes],
+    splits: Sequence[Split],
+    keys: TextKeys,
+    events: Sequence[int | None],
+    rows: Sequence[int],
+) -> Addition:
+    """Make the drafts of `rows` durable, in one pack that belongs to no version yet, and members of them.
 
-    `splits` names each example's split; without it, components of cluster, prompt and conversation are drawn, so
-    that nothing equal is on both sides. Seed authors are not users: one may have examples on both sides.
-
-    Buckets: `duplicate` (an equal example is there already), `no_consent` (nobody's consent and no import
-    licence carries it), `in_held_out` (the same prompt is held out, so it may not be trained on). Publishing the
-    same examples again returns the version they made. Errors: ConsentLost when a demonstrator's consent does not
-    hold, PlumblineError when `splits` does not fit, nothing is left, or the line is being worked on.
-    """
-    if splits is not None and len(splits) != len(examples):
-        raise PlumblineError(
-            f"{len(splits)} splits were given for {len(examples)} examples",
-            consequence="nothing is published: which example is held out would be a guess",
-            remedy="give one split per example, or none",
-        )
-    lease = ledger.runs.acquire_lease(f"dataset-line/{dataset}", holder)
-    head = ledger.publications.head(dataset)
-    parent = _manifest(blobs, head.digest) if head is not None else None
-    consent = ledger.consent.require_valid()
-    rejected: Counter[str] = Counter()
-    lawful = [index for index, example in enumerate(examples) if _lawful(example)]
-    rejected["no_consent"] = len(examples) - len(lawful)
-    addresses = store_examples(ledger, blobs, dataset, [examples[index] for index in lawful])
-    code = code or code_digest()
-    run_key = digest_of(
-        {"run": reason, "dataset": dataset, "examples": merkle_root(addresses), "rubric": rubric, "code": code}
+    The other arguments are columns of all drafts. Only what is to be a member is written: what is in a pack and in no
+    version would be found by nobody."""
+    addresses = {row: digest_bytes(payloads[row]) for row in rows}
+    picked = sorted(rows, key=lambda row: addresses[row])
+    pack = ledger.payloads.write(blobs, dataset, [payloads[row] for row in picked])
+    return Addition(
+        members=tuple(
+            Member(
+                address=addresses[row],
+                split=splits[row],
+                slice=drafts[row].slice,
+                cluster=drafts[row].cluster,
+                subject=drafts[row].subject,
+                licence=drafts[row].licence,
+            )
+            for row in picked
+        ),
+        new=tuple(
+            NewExample(drafts[row].origin, events[row], *place) for row, place in zip(picked, pack.places, strict=True)
+        ),
+        keys=keys.take(picked),
+        pack=pack,
     )
-    existing = ledger.publications.by_run(run_key)
-    if existing is not None:
-        return existing
 
-    signing = signer(ledger)
-    details: dict[str, MemberDetail] = {}
-    fresh: dict[str, tuple[Example, Split | None]] = {}
-    known = {member.address: member for member in parent.members} if parent is not None else {}
-    for index, address in zip(lawful, addresses, strict=True):
-        example = examples[index]
-        if address in known or address in fresh:
-            rejected["duplicate"] += 1
-            continue
-        signature = signing.sign(example.prompt, example.target).signature
-        details[address] = MemberDetail(example.provenance.origin, signature)
-        fresh[address] = (example, None if splits is None else splits[index])
-    members = _seed_members(fresh, details, held_out_share)
-    held_out = {key.prompt_key for address, key in ledger.payloads.signatures(dataset).items()
-                if address in known and known[address].split == "held_out"}  # fmt: skip
-    held_out |= {details[member.address].signature.prompt_key for member in members if member.split == "held_out"}
-    sound = [
-        member
-        for member in members
-        if member.split == "held_out" or details[member.address].signature.prompt_key not in held_out
-    ]
-    rejected["in_held_out"] = len(members) - len(sound)
-    if not sound:
-        raise PlumblineError(
-            f"none of the {len(examples)} examples can be published ({dict(+rejected)})",
-            consequence="the dataset has no new version",
-            remedy="give examples with a consent reference, or import them under a named licence",
-        )
-    everyone = sorted([*known.values(), *sound], key=lambda member: member.address)
+
+def compose(
+    ledger: Ledger,
+    dataset: str,
+    parent: DatasetManifest | None,
+    added: Addition | None,
+    leaving: Sequence[Membership],
+    *,
+    run_key: str,
+    rubric: str,
+    code: str,
+    consent: ConsentHead,
+    reason: str,
+    policy_text: str | None = None,
+    approved_by: tuple[str, ...] = (),
+    licence: str = "unspecified",
+    sealed: int = 0,
+    accepted: int = 0,
+    rejected: Mapping[str, int] | None = None,
+    redactions: Mapping[str, int] | None = None,
+) -> NextVersion:
+    """The version that is `parent` with what is added and without who is leaving. Reads the ledger, writes nothing."""
+    members = added.members if added is not None else ()
+    changes = DatasetChanges(added=members, removed=tuple(sorted(member.address for member in leaving)))
+    tree = ledger.publications.tree.plan(
+        dataset, [raw(member.address) for member in members], [raw(member.address) for member in leaving]
+    )
+    gone = {member.subject for member in leaving} - {None}
+    come = {member.subject for member in members if member.subject is not None}
+    stay = ledger.publications.with_members(dataset, sorted(come)) - gone
     manifest = DatasetManifest(
         dataset=dataset,
-        version=1 if head is None else head.version + 1,
-        parent=None if head is None else head.digest,
+        version=1 if parent is None else parent.version + 1,
+        parent=None if parent is None else parent.digest,
         run_key=run_key,
-        root=merkle_root(member.address for member in everyone),
-        members=tuple(everyone),
+        root=tree.root,
+        changes=changes.digest,
+        sizes={"train": 0, "held_out": 0}
+        | _moved(parent.sizes if parent else {}, [m.split for m in members], [m.split for m in leaving]),
+        slices=_moved(parent.slices if parent else {}, [m.slice for m in members], [m.slice for m in leaving]),
+        subjects=(parent.subjects if parent else 0) - len(gone) + len(come - stay),
         rubric=rubric,
+        policy_text=policy_text,
         code=code,
         consent_sequence=consent.sequence,
         consent_head=consent.digest,
-        sealed=len(examples),
-        accepted=len(sound),
-        rejected=dict(+rejected),
+        approved_by=approved_by,
+        sealed=sealed,
+        accepted=accepted,
+        rejected=dict(rejected or {}),
+        redactions=dict(redactions or {}),
         licence=licence,
         reason=reason,
     )
-    published = publish_manifest(ledger, blobs, manifest, details, lease=lease)
-    ledger.runs.release_lease(lease)
+    return NextVersion(manifest, changes, tree, added)
+
+
+def publish_version(ledger: Ledger, blobs: BlobStore, version: NextVersion, *, lease: Lease | None = None) -> Published:
+    """Blobs and index first, invisibly; then the one transaction. What a failed publication leaves stays invisible."""
+    manifest, added = version.manifest, version.addition
+    blobs.put_many([version.changes.canonical_bytes(), manifest.canonical_bytes()])
+    if added is None:
+        return ledger.publications.publish(manifest, version.changes, version.tree, lease=lease)
+    history = History(ledger, blobs, manifest.dataset, signer(ledger))
+    first = ledger.publications.reserve(len(added.members))
+    ids = range(first, first + len(added.members))
+    staged = history.stage(added.keys, ids, [member.split for member in added.members])
+    with ledger.database.transaction():
+        published = ledger.publications.publish(
+            manifest, version.changes, version.tree, NewExamples(first, added.new, added.pack), lease=lease
+        )
+        if not published.replayed:
+            history.admit(staged)
+    history.tidy()
     return published
 
 
-def load_version(
-    ledger: Ledger, blobs: BlobStore, dataset: str, version: int | str | None = None
-) -> DatasetVersionData:
-    """Read a version by number or digest (default: the head). Every payload is verified against its address."""
-    published = ledger.publications.find(dataset, version)
-    if published is None:
-        known = [f"{found.version} ({found.digest})" for found in ledger.publications.versions(dataset)]
-        raise PlumblineError(
-            f"dataset {dataset!r} has no version {version if version is not None else 'at all'}",
-            consequence="there is nothing to read",
-            remedy=f"use one of {', '.join(known)}" if known else "publish or import a first version",
-        )
-    manifest = _manifest(blobs, published.digest)
-    erased_subjects = ledger.payloads.erased_subjects()
-    examples, erased = [], []
-    for member in manifest.members:
-        if member.subject in erased_subjects and not blobs.has(member.address):
-            erased.append(member.address)
-        else:
-            examples.append((member, read_example(blobs, member.address)))
-    return DatasetVersionData(published, manifest, tuple(examples), tuple(erased))
-
-
-def load_manifest(ledger: Ledger, blobs: BlobStore, dataset: str, version: int | str | None = None) -> DatasetManifest:
-    """A version's manifest without its payloads."""
-    published = ledger.publications.find(dataset, version)
-    if published is None:
-        raise PlumblineError(
-            f"dataset {dataset!r} has no version {version if version is not None else 'at all'}",
-            consequence="there is nothing to read",
-            remedy="list the dataset's versions, or publish a first one",
-        )
-    return _manifest(blobs, published.digest)
-
-
-def diff(older: DatasetManifest, newer: DatasetManifest) -> DatasetDiff:
-    """What was added and removed between two versions, by address and by slice."""
-    before = {member.address: member for member in older.members}
-    after = {member.address: member for member in newer.members}
-    added = sorted(after.keys() - before.keys())
-    removed = sorted(before.keys() - after.keys())
-    return DatasetDiff(
-        older=older.version,
-        newer=newer.version,
-        added=tuple(added),
-        removed=tuple(removed),
-        added_by_slice=dict(sorted(Counter(after[address].slice for address in added).items())),
-        removed_by_slice=dict(sorted(Counter(before[address].slice for address in removed).items())),
-    )
-
-
-def verify(ledger: Ledger, blobs: BlobStore, manifest: DatasetManifest) -> Verification:
-    """Check a version end to end: its row, root and balance, every payload, and that no prompt is on both sides."""
-    problems: list[str] = []
-    published = ledger.publications.find(manifest.dataset, manifest.version)
-    if published is None or published.digest != manifest.digest:
-        problems.append(f"version {manifest.version} is published under another digest, or not at all")
-    if manifest.computed_root() != manifest.root:
-        problems.append("the root is not the Merkle root of the members")
-    if not manifest.balanced:
-        problems.append("accepted and rejected do not add up to sealed")
-    erased_subjects = ledger.payloads.erased_subjects()
-    erased = 0
-    prompts: dict[str, set[Split]] = {}
-    for member in manifest.members:
-        if member.subject in erased_subjects and not blobs.has(member.address):
-            erased += 1
-            continue
-        try:
-            example = read_example(blobs, member.address)
-        except PlumblineError as error:
-            problems.append(error.fact)
-            continue
-        if subject_of(example) != member.subject:
-            problems.append(f"{member.address} names another subject than its payload")
-        prompts.setdefault(digest_of([m.model_dump() for m in example.prompt]), set()).add(member.split)
-    leaks = sum(len(sides) > 1 for sides in prompts.values())
-    if leaks:
-        problems.append(f"{leaks} prompts are both trained on and held out")
-    return Verification(tuple(problems), erased)
-
-
-def _manifest(blobs: BlobStore, digest: str) -> DatasetManifest:
-    return DatasetManifest.from_canonical(blobs.get(digest))
-
-
-def _lawful(example: Example) -> bool:
-    """Somebody's consent carries it, or it is public data imported under a named licence."""
-    if example.consent is not None:
-        return True
-    return example.provenance.origin == "import" and example.provenance.licence != "unspecified"
-
-
-def _seed_members(
-    fresh: dict[str, tuple[Example, Split | None]], details: dict[str, MemberDetail], held_out_share: float
-) -> list[Member]:
-    components: Components[str] = Components()
-    for address, (example, _) in fresh.items():
-        components.join(address, "prompt:" + details[address].signature.prompt_key)
-        if example.cluster:
-            components.join(address, "cluster:" + example.cluster)
-    members = []
-    for group in components.groups(fresh):
-        drawn = drawn_split(min(_stable_key(fresh[address][0]) for address in group), held_out_share)
-        for address in group:
-            example, given = fresh[address]
-            members.append(
-                Member(
-                    address=address,
-                    split=given or drawn,
-                    slice=example.slice,
-                    cluster=example.cluster,
-                    subject=subject_of(example),
-                )
-            )
-    return members
-
-
-def _stable_key(example: Example) -> str:
-    """What a seed's split is drawn from: its content, so that two stores draw alike."""
-    return example.cluster or digest_of([message.model_dump() for message in example.prompt])
+def _moved(before: Mapping[str, int], come: Sequence[str], gone: Sequence[str]) -> dict[str, int]:
+    """Counts by name after some came and some went; names with none are left out."""
+    counts = Counter(before)
+    counts.update(come)
+    counts.subtract(gone)
+    return dict(sorted((+counts).items()))

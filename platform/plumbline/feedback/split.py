@@ -4,9 +4,9 @@ People and conversations are kept whole: the unit is a connected component of (u
 that has a held-out member already is held out, one that is trained on stays in training, and a new one is placed by
 a hash, so that the same feedback always falls the same way.
 
-Texts are kept apart: an example whose prompt equals, or whose text nearly equals, something on the other side is
-dropped; held-out wins, and what is published never changes sides. Texts do not *join* people, although that would
-also be sound: popular prompts would chain everybody to everybody, and one draw would decide for all.
+Texts are kept apart: of nearly equal texts only one is in a version at all (stages.py), and an example whose prompt is
+on the other side is dropped; held-out wins, and what is published never changes sides. Texts do not *join* people,
+although that would be sound too: popular prompts would chain everybody to everybody, and one draw would decide for all.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ class Unit:
     """A new example.
 
     `ties`: its user and conversation. `anchors`: (split, cluster) of published members with the same user or
-    conversation. `texts`: keys that it shares with equal or similar new examples. `published`: the sides on which
-    an equal or similar text is published.
+    conversation. `texts`: keys that it shares with new examples of the same prompt. `published`: the sides on which its
+    prompt is published. (Nearly equal *texts* are not here any more: of those only one was kept.)
     """
 
     sequence: int
     rank: str
     ties: frozenset[str]
     anchors: frozenset[tuple[Split, str]] = frozenset()
-    texts: frozenset[str] = frozenset()
+    texts: frozenset[int] = frozenset()
     published: frozenset[Split] = frozenset()
 
 
@@ -60,6 +60,11 @@ class Components(Generic[Node]):
     def join(self, a: Node, b: Node) -> None:
         self._parent[self.find(a)] = self.find(b)
 
+    @property
+    def nodes(self) -> list[Node]:
+        """Everything that was ever joined or looked for."""
+        return list(self._parent)
+
     def groups(self, nodes: Iterable[Node]) -> list[list[Node]]:
         found: dict[Node, list[Node]] = defaultdict(list)
         for node in nodes:
@@ -82,7 +87,7 @@ def place(units: Sequence[Unit], held_out_share: float) -> Placement:
         for tie in unit.ties:
             components.join(node, f"tie:{tie}")
     placed = Placement({}, {}, {})
-    held_out_texts: set[str] = set()
+    held_out_texts: set[int] = set()
     for nodes in components.groups(by_node):
         members = sorted((by_node[node] for node in nodes), key=lambda unit: unit.rank)
         split, cluster = _side(members, held_out_share)

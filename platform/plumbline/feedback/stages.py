@@ -6,291 +6,269 @@ Every event ends in exactly one bucket. `accepted`: it became an example of the 
     malformed              no pseudonym, or a demonstration that does not answer a user
     duplicate              the same subject sent the same before (or a near-duplicate of their demonstration)
     already_in_version     an equal example is in the parent version
+    near_duplicate         nearly the text of another accepted example, or of one in the parent version
     no_consent             training was never covered (also when consent came only after the event)
     consent_withdrawn      covered once, withdrawn since (a later consent does not bring old events back)
     consent_expired        covered once, no longer valid
-    control_tokens, many_users_one_text, contradictory_labels, duplicate_of_other, user_cap, source_cap
+    control_tokens, invisible_text, injection, many_users_one_text, contradictory_labels, duplicate_of_other, burst,
+    user_cap, user_share, source_cap
                            refused by a guard (see guard.py)
-    near_other_split       its prompt or text is (nearly) that of an example on the other side of the split
+    near_other_split       its prompt is that of an example on the other side of the split
     joins_both_splits      its person or conversation is trained on, and tied to one that is held out
-    answer_not_approved    a reviewer said no to the rated answer
-    selected_for_review    ratings, reports and comments: signals that people look at, never targets by themselves
+    selected_for_review    ratings, reports and comments: signals that people look at, never targets by themselves; an
+                           answer that reviewers approve comes back as an event of its own (review.py)
+    logged_traffic         requests and responses of a payload logger: context, never targets
     held_out_preference    comparisons: kept to check judges and rewards, never trained on
 
 so that accepted + sum(rejected) == sealed says something: nobody's feedback just vanished.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from plumbline.feedback.deduplicate import BandIndex, Signed, Signer, jaccard, prompt_text, shingles
-from plumbline.feedback.guard import Claim, GuardLimits, guard, has_control_tokens
+import numpy as np
+
+from plumbline.feedback.guard import Claim, GuardLimits, guard, suspicion
+from plumbline.feedback.history import History, TextKeys
 from plumbline.feedback.pseudonyms import PSEUDONYM
-from plumbline.feedback.redact import Redacted, redact
-from plumbline.feedback.split import Placement, Unit, place
-from plumbline.records import Example, FeedbackEvent, Message, Split
-from plumbline.stores import ConsentLedger, Membership, Queued, Review, Signature
+from plumbline.feedback.publish import keys_of
+from plumbline.feedback.redact import Redacted, redact_many
+from plumbline.feedback.signatures import Keys, Signatures, Signer, near_pairs, similarity
+from plumbline.feedback.split import Components, Placement, Unit, place
+from plumbline.records import CONTEXT_KINDS, Split
+from plumbline.records.example import Origin
+from plumbline.stores import Anchor, SealedEvent, Standing
 
 Rejections = dict[int, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A text that may become a target: what a subject wrote (`rewrite`) or approved of (`approved_answer`)."""
+    """A text that may become a target: what a subject wrote (`rewrite`), or an answer of a policy that reviewers
+    approved (`approved_answer`).
 
-    queued: Queued
-    event: FeedbackEvent
-    origin: str
+    `prompt` (role and text of each turn) and `target` are after redaction; `counts` says what was redacted, by class.
+    """
+
+    event: SealedEvent
+    origin: Origin
+    prompt: tuple[tuple[str, str], ...]
     target: str
+    counts: Mapping[str, int]
 
     @property
     def sequence(self) -> int:
-        return self.queued.sequence
+        return self.event.sequence
+
+    @property
+    def subject(self) -> str:
+        return self.event.subject
 
     @property
     def rank(self) -> str:
         """An order that does not depend on arrival."""
-        return self.queued.fingerprint or ""
+        return self.event.fingerprint or ""
 
     @property
     def conversation(self) -> str:
-        name = self.event.data.conversation
+        name = self.event.said("conversation")
         return f"{self.event.source}/{name}" if name else ""
 
 
-def demonstration(queued: Queued, threshold: float) -> Demonstration | None:
-    """The demonstration in an event; None for signals. A rating counts only above `threshold` (and once approved)."""
-    event = queued.event
-    if event is None:
-        return None
+@dataclass(frozen=True)
+class Batch:
+    """A run's demonstrations by rank, with the keys of their redacted texts: one row each in every column."""
+
+    rows: tuple[Demonstration, ...]
+    keys: TextKeys
+    signatures: Signatures
+    row_of: Mapping[int, int]
+
+    def among(self, events: Iterable[SealedEvent]) -> list[int]:
+        """Rows of those events that are demonstrations, by rank."""
+        return sorted(self.row_of[event.sequence] for event in events if event.sequence in self.row_of)
+
+
+def target_of(event: SealedEvent) -> tuple[Origin, str] | None:
+    """Origin and text of the demonstration in an event; None for signals."""
     if event.kind == "rewrite":
-        return Demonstration(queued, event, "rewrite", (event.data.text or "").strip())
-    if event.kind == "rating" and (event.data.score or 0.0) >= threshold:
-        return Demonstration(queued, event, "approved_answer", event.data.answer.strip())
+        return "rewrite", event.said("text", "").strip()
+    if event.kind == "approved":
+        return "approved_answer", (event.said("text") or event.said("answer", "")).strip()
     return None
 
 
-def verified(events: Sequence[Queued]) -> Rejections:
+def verified(events: Sequence[SealedEvent]) -> Rejections:
     rejected: Rejections = {}
-    for queued in events:
-        event = queued.event
-        if event is None or queued.fingerprint is None:
-            rejected[queued.sequence] = "erased"
-        elif not PSEUDONYM.match(queued.subject) or event.data.messages[-1].role != "user":
-            rejected[queued.sequence] = "malformed"
+    for event in events:
+        if event.data is None or event.fingerprint is None:
+            rejected[event.sequence] = "erased"
+        elif event.kind in CONTEXT_KINDS:
+            rejected[event.sequence] = "logged_traffic"
+        elif not PSEUDONYM.match(event.subject) or event.data["messages"][-1]["role"] != "user":
+            rejected[event.sequence] = "malformed"
     return rejected
 
 
-def deduplicated(events: Sequence[Queued], signing: Signer, threshold: float, rating: float) -> Rejections:
+def batch(events: Sequence[SealedEvent], signing: Signer) -> Batch:
+    """Find, redact and sign the demonstrations of verified events."""
+    ordered = sorted(events, key=lambda event: event.fingerprint or "")
+    found = [(event, event.messages, target) for event in ordered if (target := target_of(event)) is not None]
+    texts = [text for _, messages, target in found for text in (*(m["content"] for m in messages), target[1])]
+    clean = iter(redact_many(texts))
+    rows = []
+    for event, messages, (origin, _) in found:
+        turns = [(message["role"], next(clean)) for message in messages]
+        better = next(clean)
+        counts: dict[str, int] = {}
+        for one in (*(text for _, text in turns), better):
+            for name, count in one.counts.items():
+                counts[name] = counts.get(name, 0) + count
+        prompt = tuple((role, one.text) for role, one in turns)
+        rows.append(Demonstration(event, origin, prompt, better.text, counts))
+    prompts = ["\n".join(f"{role}: {text}" for role, text in row.prompt) for row in rows]
+    keys, signatures = keys_of(signing, prompts, [row.target for row in rows], [row.conversation for row in rows])
+    return Batch(tuple(rows), keys, signatures, {row.sequence: number for number, row in enumerate(rows)})
+
+
+def deduplicated(events: Sequence[SealedEvent], found: Batch, threshold: float) -> Rejections:
     """Repetitions by the same subject, word for word or nearly.
 
     Equal demonstrations of *different* subjects stay for now: which of them consented is not known yet.
     """
     rejected: Rejections = {}
-    seen: set[tuple[str, ...]] = set()
-    near: dict[str, BandIndex[int]] = {}
-    signed: dict[int, Signed] = {}
-    for queued in sorted(events, key=lambda queued: queued.fingerprint or ""):
-        event = queued.event
-        assert event is not None
-        said = f"{event.data.answer}\n{event.data.text}\n{event.data.rejected}\n{event.data.score}"
-        key = (queued.subject, event.kind, signing.key("event", f"{prompt_text(event.data.messages)}\n{said}"))
-        found = demonstration(queued, rating)
-        if key in seen:
-            rejected[queued.sequence] = "duplicate"
-            continue
-        seen.add(key)
-        if found is None:
-            continue
-        mine = signing.sign(event.data.messages, found.target)
-        index = near.setdefault(f"{queued.subject}/{found.origin}", BandIndex())
-        others = index.candidates(mine.signature.bands)
-        if any(jaccard(signed[other].shingles, mine.shingles) >= threshold for other in others):
-            rejected[queued.sequence] = "duplicate"
-            continue
-        index.add(queued.sequence, mine.signature.bands)
-        signed[queued.sequence] = mine
+    seen: dict[tuple[object, ...], list[object]] = {}
+    for event in sorted(events, key=lambda event: event.fingerprint or ""):
+        data = event.data or {}
+        key = (event.subject, event.kind, data["answer"], data.get("text"), data.get("rejected"), data.get("score"))
+        prompts = seen.setdefault(key, [])
+        if data["messages"] in prompts:
+            rejected[event.sequence] = "duplicate"
+        else:
+            prompts.append(data["messages"])
+    rows = [row for row in range(len(found.rows)) if found.rows[row].sequence not in rejected]
+    owners: dict[tuple[str, str], int] = {}
+    whose = [owners.setdefault((found.rows[row].subject, found.rows[row].origin), len(owners)) for row in rows]
+    # Keys of different owners are moved apart, so that only an owner's own texts meet.
+    moved = found.keys.bands[rows] ^ (np.array(whose, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))[:, None]
+    for group in _chains(found, rows, threshold, moved):
+        rejected |= {found.rows[row].sequence: "duplicate" for row in group[1:]}
     return rejected
 
 
-def consent_checked(events: Sequence[Queued], consent: ConsentLedger, head: int, now: datetime) -> Rejections:
+def _chains(found: Batch, rows: Sequence[int], threshold: float, bands: Keys | None = None) -> list[list[int]]:
+    """Rows that are near-duplicates of one another, directly or through others, in groups by rank. `bands` stands in
+    for the rows' own keys."""
+    picked = np.asarray(rows, dtype=np.int64)
+    i, j = near_pairs(found.keys.bands[picked] if bands is None else bands)
+    alike = similarity(found.signatures, picked[i], found.signatures, picked[j]) >= threshold
+    chains: Components[int] = Components()
+    for one, other in zip(picked[i[alike]].tolist(), picked[j[alike]].tolist(), strict=True):
+        chains.join(one, other)
+    return [sorted(group) for group in chains.groups(chains.nodes)]
+
+
+def consent_checked(
+    events: Sequence[SealedEvent], standings: Mapping[str, Standing], head: int, now: datetime
+) -> Rejections:
     """Training must be covered when the event was collected, at the head now, and without a break in between."""
     rejected: Rejections = {}
-    ever_withdrawn = consent.withdrawn_between("training", 0, head)
-    for queued in events:
-        collected = datetime.fromisoformat(queued.received_at)
-        then = consent.covers(queued.subject, "training", queued.consent_sequence, collected)
+    today = {subject: standing.covers(head, now) for subject, standing in standings.items()}
+    for event in events:
+        standing = standings[event.subject]
+        then = standing.covers(event.consent_sequence, event.received_at)
         if not then.covered:
-            rejected[queued.sequence] = then.reason
-            continue
-        today = consent.covers(queued.subject, "training", head, now)
-        if not today.covered:
-            rejected[queued.sequence] = today.reason
-        elif queued.subject in ever_withdrawn and queued.subject in consent.withdrawn_between(
-            "training", queued.consent_sequence, head
-        ):
-            rejected[queued.sequence] = "consent_withdrawn"
+            rejected[event.sequence] = then.reason
+        elif not today[event.subject].covered:
+            rejected[event.sequence] = today[event.subject].reason
+        elif standing.withdrawn_between(event.consent_sequence, head):
+            rejected[event.sequence] = "consent_withdrawn"
     return rejected
 
 
-@dataclass(frozen=True)
-class Clean:
-    """A demonstration after redaction: `messages` and `target` are what may be stored; `counts` by class."""
-
-    source: Demonstration
-    messages: tuple[Message, ...]
-    target: str
-    counts: dict[str, int]
-
-
-def redacted(found: Demonstration) -> Clean:
-    counts: dict[str, int] = {}
-
-    def clean(text: str) -> str:
-        result = redact(text)
-        for name, count in result.counts.items():
-            counts[name] = counts.get(name, 0) + count
-        return result.text
-
-    messages = tuple(
-        Message(role=message.role, content=clean(message.content)) for message in found.event.data.messages
-    )
-    return Clean(found, messages, clean(found.target), counts)
+def routed(events: Sequence[SealedEvent], found: Batch) -> Rejections:
+    """Signals go to people, comparisons to the held-out preferences; demonstrations go on."""
+    return {
+        event.sequence: "held_out_preference" if event.kind == "comparison" else "selected_for_review"
+        for event in events
+        if event.sequence not in found.row_of
+    }
 
 
-def routed(events: Sequence[Queued], rating: float, reviews: Mapping[int, Sequence[Review]]) -> Rejections:
-    """Signals go to people, comparisons to the held-out preferences; a rated answer waits for a reviewer's yes."""
-    rejected: Rejections = {}
-    for queued in events:
-        event = queued.event
-        assert event is not None
-        found = demonstration(queued, rating)
-        if event.kind == "comparison":
-            rejected[queued.sequence] = "held_out_preference"
-        elif found is None:
-            rejected[queued.sequence] = "selected_for_review"
-        elif found.origin == "approved_answer":
-            words = reviews.get(queued.sequence, ())
-            if not words:
-                rejected[queued.sequence] = "selected_for_review"
-            elif not all(word.approved for word in words):
-                rejected[queued.sequence] = "answer_not_approved"
-    return rejected
-
-
-def redacted_signals(events: Iterable[Queued]) -> list[Redacted]:
+def redacted_signals(events: Iterable[SealedEvent]) -> list[Redacted]:
     """What ratings' authors, reporters and commenters wrote, as reviewers will see it."""
-    texts = (event.event.data.text for event in events if event.event is not None)
-    return [redact(text) for text in texts if text]
+    return redact_many([text for event in events if (text := event.said("text"))])
 
 
-def guarded(clean: Sequence[Clean], signing: Signer, published: Set[str], limits: GuardLimits) -> Rejections:
-    """What the parent version (text keys in `published`) has already, and what the guards refuse."""
-    claims = []
-    rejected: Rejections = {}
-    for item in clean:
-        signature = signing.sign(item.messages, item.target).signature
-        if signature.text_key in published:
-            rejected[item.source.sequence] = "already_in_version"
-            continue
-        claims.append(
-            Claim(
-                sequence=item.source.sequence,
-                rank=item.source.rank,
-                subject=item.source.queued.subject,
-                source=item.source.event.source,
-                text_key=signature.text_key,
-                prompt_key=signature.prompt_key,
-                control=has_control_tokens(prompt_text(item.messages), item.target),
-            )
+def guarded(found: Batch, rows: Sequence[int], history: History, limits: GuardLimits, threshold: float) -> Rejections:
+    """What the parent version has already, what the guards refuse, and what nearly repeats something accepted."""
+    known = history.has_text(found.keys)
+    rejected: Rejections = {found.rows[row].sequence: "already_in_version" for row in rows if row in known}
+    fresh = [row for row in rows if row not in known]
+    texts, prompts = found.keys.text.tolist(), found.keys.prompt.tolist()
+    near = {row: group[0] for group in _chains(found, fresh, threshold) for row in group}
+    claims = [
+        Claim(
+            sequence=one.sequence,
+            rank=one.rank,
+            subject=one.subject,
+            source=one.event.source,
+            text_key=texts[row],
+            prompt_key=prompts[row],
+            mark=suspicion(*(text for _, text in one.prompt), one.target),
+            near_key=near.get(row),
+            minute=_minute(one.event.time),
         )
-    return rejected | guard(claims, limits)
+        for row in fresh
+        for one in (found.rows[row],)
+    ]
+    rejected |= guard(claims, limits)
+    left = [row for row in fresh if found.rows[row].sequence not in rejected]
+    again = {row for group in _chains(found, left, threshold) for row in group[1:]}
+    again |= history.near(found.keys, found.signatures, [row for row in left if row not in again], threshold)
+    return rejected | {found.rows[row].sequence: "near_duplicate" for row in again}
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The parent version: what new examples may be tied to. `read` fetches a member's example for an exact check."""
-
-    members: Mapping[str, Membership]
-    signatures: Mapping[str, Signature]
-    read: Callable[[str], Example]
+def _minute(time: str | None) -> int | None:
+    """When an event happened, in whole minutes, as far as its source says so in a way that can be read."""
+    try:
+        return None if time is None else int(datetime.fromisoformat(time).timestamp() // 60)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def split(
-    clean: Sequence[Clean], signing: Signer, neighbours: Neighbours, threshold: float, held_out_share: float
+    found: Batch, rows: Sequence[int], history: History, anchors: Sequence[Anchor], held_out_share: float
 ) -> Placement:
-    """Place every demonstration by its person and conversation; keep equal and similar texts on one side."""
-    known = _Known(neighbours)
-    ordered = sorted(clean, key=lambda item: item.source.rank)
-    signed = [signing.sign(item.messages, item.target, item.source.conversation) for item in ordered]
-    alike = _alike(signed, threshold)
+    """Place every demonstration by its person and conversation; keep equal prompts on one side."""
+    of_person: dict[str, set[tuple[Split, str]]] = defaultdict(set)
+    for anchor in anchors:
+        of_person[anchor.subject].add((anchor.split, anchor.cluster))
+    picked = found.keys.take(rows)
+    sides, conversations = history.sides_of_prompts(picked), history.clusters_of_conversations(picked)
     units = []
-    for number, (item, mine) in enumerate(zip(ordered, signed, strict=True)):
-        subject, conversation = item.source.queued.subject, mine.signature.conversation_key
-        ties = {f"user:{subject}"} | ({f"conversation:{conversation}"} if conversation else set())
+    for number, row in enumerate(rows):
+        one, conversation = found.rows[row], int(picked.conversation[number])
+        ties = {f"user:{one.subject}"} | ({f"conversation:{conversation}"} if conversation else set())
         units.append(
             Unit(
-                sequence=item.source.sequence,
-                rank=item.source.rank,
+                sequence=one.sequence,
+                rank=one.rank,
                 ties=frozenset(ties),
-                anchors=frozenset(known.by_subject[subject] | known.by_conversation[conversation]),
-                texts=frozenset(alike[number]),
-                published=frozenset(known.sides_like(mine, threshold)),
+                anchors=frozenset(of_person[one.subject] | conversations.get(number, set())),
+                texts=frozenset([int(picked.prompt[number])]),
+                published=frozenset(sides.get(number, ())),
             )
         )
     return place(units, held_out_share)
 
 
-def _alike(signed: Sequence[Signed], threshold: float) -> list[set[str]]:
-    """Per text, keys shared with every equal prompt and every near-duplicate among the new texts."""
-    index: BandIndex[int] = BandIndex()
-    keys = [{f"prompt:{mine.signature.prompt_key}"} for mine in signed]
-    for number, mine in enumerate(signed):
-        for other in index.candidates(mine.signature.bands):
-            if jaccard(mine.shingles, signed[other].shingles) >= threshold:
-                keys[number].add(f"near:{other}-{number}")
-                keys[other].add(f"near:{other}-{number}")
-        index.add(number, mine.signature.bands)
-    return keys
-
-
-class _Known:
-    """Lookups over the parent version by prompt, similar text, subject and conversation."""
-
-    def __init__(self, neighbours: Neighbours) -> None:
-        self._neighbours = neighbours
-        self._index: BandIndex[str] = BandIndex()
-        self._prompts: dict[str, set[Split]] = defaultdict(set)
-        self.by_subject: dict[str, set[tuple[Split, str]]] = defaultdict(set)
-        self.by_conversation: dict[str, set[tuple[Split, str]]] = defaultdict(set)
-        for address, member in neighbours.members.items():
-            signature = neighbours.signatures[address]
-            self._index.add(address, signature.bands)
-            self._prompts[signature.prompt_key].add(member.split)
-            if member.event_sequence is not None:  # seed authors are no users: they may write for both sides
-                if member.subject is not None:
-                    self.by_subject[member.subject].add((member.split, member.cluster))
-                if signature.conversation_key:
-                    self.by_conversation[signature.conversation_key].add((member.split, member.cluster))
-
-    def sides_like(self, mine: Signed, threshold: float) -> set[Split]:
-        sides = set(self._prompts.get(mine.signature.prompt_key, ()))
-        for address in self._index.candidates(mine.signature.bands):
-            side = self._neighbours.members[address].split
-            if side not in sides:
-                example = self._neighbours.read(address)
-                theirs = shingles(f"{prompt_text(example.prompt)}\nassistant: {example.target}")
-                if jaccard(mine.shingles, theirs) >= threshold:
-                    sides.add(side)
-        return sides
-
-
-def samples(clean: Iterable[Clean], shown: Iterable[Redacted], most: int = 5) -> tuple[str, ...]:
+def samples(rows: Iterable[Demonstration], shown: Iterable[Redacted], most: int = 5) -> tuple[str, ...]:
     """A few texts, after redaction, that show what redaction did."""
     texts = []
-    for item in sorted((item for item in clean if item.counts), key=lambda item: item.source.rank):
-        changed = [message.content for message in item.messages if "[" in message.content]
-        texts.append(item.target if "[" in item.target or not changed else changed[0])
+    for row in sorted((row for row in rows if row.counts), key=lambda row: row.rank):
+        changed = [text for _, text in row.prompt if "[" in text]
+        texts.append(row.target if "[" in row.target or not changed else changed[0])
     return tuple([*texts, *sorted({one.text for one in shown if one.counts})][:most])

@@ -1,9 +1,11 @@
-"""The Kubernetes interpreter: a decision about a dataset line, written as Kubernetes objects.
+"""What the decisions of the reconcile core are in Kubernetes: Jobs, their names, and the status of a DatasetLine.
 
 Nothing here talks to a cluster. Each function takes plain values and returns a plain dict, ready for the API
 server, so that what the operator would do can be read, compared and validated without one. Names are functions
 of what they name: a Job is called after its run, so creating it twice is answered `409 AlreadyExists`, which is
 success; a RayJob is called after its objective, so submitting it twice trains once.
+
+The objects beside a line (runs, versions, approvals, erasures) are in `resources.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +27,16 @@ from plumbline.reconcile.dataset_line import (
     StartRemoval,
     Step,
 )
-from plumbline.records.canonical import short
+from plumbline.reconcile.resources import GROUP, LINE_LABEL, conditions, news, owner
+from plumbline.records.canonical import digest_of, short
 
 Json = dict[str, Any]
 
-GROUP = "plumbline.dev"
-VERSION = "v1alpha1"
-PLURAL = "datasetlines"
-KIND = "DatasetLine"
-LINE_LABEL = f"{GROUP}/dataset-line"
 STEP_LABEL = f"{GROUP}/step"
+ERASURE_LABEL = f"{GROUP}/erasure-request"
 RUN_ANNOTATION = f"{GROUP}/run-key"  # a digest is longer than a label's 63 characters
+ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
+REQUEST_ANNOTATION = f"{GROUP}/erasure-uid"
 UID = 10001  # the image's user
 Work = StartIngestion | StartRemoval | Publish | Reject  # the actions that are Jobs
 
@@ -73,17 +74,24 @@ def line_spec(line: Json) -> LineSpec:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What every ingestion Job has in common. The chart writes them as YAML; unknown keys are refused.
+    """What every Job has in common. The chart writes them as YAML; unknown keys are refused.
 
-    `claim` is the volume with the ledger and the blobs, mounted at /data. `secret_keys` of `secret` become
-    environment variables of the same name, by reference.
+    `claim` is the volume with the ledger and the blobs, mounted at /data; empty when neither is a file.
+    `ledger_secret` names the Secret whose key `ledger_key` is the URL of a ledger on a server; then `ledger` counts
+    for nothing. `blobs` is a directory or `s3://BUCKET/PREFIX`, for which `blobs_keys` of `blobs_secret` are the
+    credentials. `secret_keys` of `secret` become environment variables of the same name, by reference.
     """
 
     image: str
     service_account: str
-    claim: str
+    claim: str = ""
     ledger: str = "/data/ledger.sqlite"
+    ledger_secret: str = ""
+    ledger_key: str = "url"
     blobs: str = "/data/blobs"
+    blobs_secret: str = ""
+    blobs_keys: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     secret: str = ""
@@ -99,7 +107,13 @@ class JobSettings:
         """Read settings in the chart's camelCase. PlumblineError on an unknown or missing key."""
         given = yaml.safe_load(text) or {}
         known = {_camel(name): name for name in cls.__dataclass_fields__}
-        required = {"image", "serviceAccount", "claim"}
+        values: Json = {
+            known[key]: tuple(value) if isinstance(value, list) else value
+            for key, value in given.items()
+            if key in known
+        }
+        on_disk = not values.get("ledger_secret") or not str(values.get("blobs", "")).startswith("s3://")
+        required = {"image", "serviceAccount"} | ({"claim"} if on_disk else set())
         if (unknown := sorted(given.keys() - known.keys())) or (missing := sorted(required - given.keys())):
             what = f"unknown keys {', '.join(unknown)}" if unknown else f"missing keys {', '.join(missing)}"
             raise PlumblineError(
@@ -107,35 +121,75 @@ class JobSettings:
                 consequence="the operator does not start: its Jobs would not be what was meant",
                 remedy="install the chart and the image of the same version",
             )
-        values: Json = {known[key]: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
         return cls(**values)
 
 
-def job(action: Work, line: Json, settings: JobSettings) -> Json:
-    """The Job that carries out an action for a DatasetLine object.
+def job(action: Work, line: Json, run: Json, settings: JobSettings) -> Json:
+    """The Job that carries out an action for a DatasetLine object, as part of its IngestionRun object `run`.
 
     One Job is one attempt (`backoffLimit: 0`): the decision counts attempts, so backing off is meant once. A pod
     that the cluster itself took away (preemption, drain) is replaced without being counted. The Job belongs to the
-    line, so it is collected with it.
+    run, so deleting the run's object is trying it anew; two that are made of one attempt have one name.
     """
     meta = line["metadata"]
     step, work, arguments = _work(action, line)
-    labels = {**settings.labels, LINE_LABEL: meta["name"], STEP_LABEL: step}
-    env = [
-        {"name": key, "valueFrom": {"secretKeyRef": {"name": settings.secret, "key": key}}}
-        for key in settings.secret_keys
-        if settings.secret
-    ]
+    return _job(
+        settings,
+        name=job_name(meta["name"], step, work, action.attempt),
+        namespace=meta["namespace"],
+        labels={LINE_LABEL: meta["name"], STEP_LABEL: step},
+        annotations={RUN_ANNOTATION: action.run_key, ATTEMPT_ANNOTATION: str(action.attempt)},
+        arguments=arguments,
+        owners=[owner(run)],
+    )
+
+
+def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
+    """The Job that erases whom an ErasureRequest object names, by the digest of their pseudonym.
+
+    It belongs to nobody: an erasure that has begun is finished even if the request is deleted meanwhile, and no
+    finalizer is needed for that. It is named by the request's identity, so a request that is made again is tried anew.
+    """
+    meta, spec = request["metadata"], request["spec"]
+    identity = digest_of({"request": meta["uid"], "subject": spec["subject"]})
+    arguments = ["erase", spec["subject"], f"--remediation={spec.get('remediation', 'retrain')}", "--json"]
+    return _job(
+        settings,
+        name=f"{meta['name'][:36].rstrip('-.')}-erase-{short(identity)}-{attempt}",
+        namespace=meta["namespace"],
+        labels={ERASURE_LABEL: label(meta["name"]), STEP_LABEL: "erase"},
+        annotations={REQUEST_ANNOTATION: meta["uid"], ATTEMPT_ANNOTATION: str(attempt)},
+        arguments=arguments,
+        owners=[],
+    )
+
+
+def _job(
+    settings: JobSettings,
+    *,
+    name: str,
+    namespace: str,
+    labels: Json,
+    annotations: Json,
+    arguments: Sequence[str],
+    owners: Sequence[Json],
+) -> Json:
+    stores, mounts, volumes = _stores(settings)
+    labels = {**settings.labels, **labels}
     container: Json = {
         "name": "plumb",
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["plumb"],
-        "args": [*arguments, f"--ledger={settings.ledger}", f"--blobs={settings.blobs}"],
-        "env": [{"name": "HOME", "value": "/tmp"}, *env],
+        "args": list(arguments),
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            *stores,
+            *(_secret(key, settings.secret, key) for key in settings.secret_keys if settings.secret),
+        ],
         "resources": {key: dict(value) for key, value in settings.resources.items()},
         "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [*mounts, {"name": "tmp", "mountPath": "/tmp"}],
     }
     pod: Json = {
         "restartPolicy": "Never",
@@ -143,25 +197,17 @@ def job(action: Work, line: Json, settings: JobSettings) -> Json:
         "automountServiceAccountToken": False,
         "securityContext": POD_SECURITY,
         "containers": [container],
-        "volumes": [
-            {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
+        "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
     }
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     if settings.affinity:
         pod["affinity"] = dict(settings.affinity)
+    meta = {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": job_name(meta["name"], step, work, action.attempt),
-            "namespace": meta["namespace"],
-            "labels": labels,
-            "annotations": {RUN_ANNOTATION: action.run_key},
-            "ownerReferences": [_owner(line)],
-        },
+        "metadata": {**meta, **({"ownerReferences": list(owners)} if owners else {})},
         "spec": {
             "backoffLimit": 0,
             "completions": 1,
@@ -176,6 +222,30 @@ def job(action: Work, line: Json, settings: JobSettings) -> Json:
     }
 
 
+def _stores(settings: JobSettings) -> tuple[list[Json], list[Json], list[Json]]:
+    """Environment, mounts and volumes that make the ledger and the blobs reachable."""
+    env = [{"name": key, "value": value} for key, value in sorted(settings.env.items())]
+    if settings.ledger_secret:
+        env.append(_secret("PLUMBLINE_LEDGER", settings.ledger_secret, settings.ledger_key))
+    else:
+        env.append({"name": "PLUMBLINE_LEDGER", "value": settings.ledger})
+    env.append({"name": "PLUMBLINE_BLOBS", "value": settings.blobs})
+    env += [_secret(key, settings.blobs_secret, key) for key in settings.blobs_keys if settings.blobs_secret]
+    if not settings.claim:
+        return env, [], []
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim}}
+    return env, [{"name": "data", "mountPath": "/data"}], [volume]
+
+
+def _secret(variable: str, secret: str, key: str) -> Json:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def label(name: str) -> str:
+    """A name as the value of a label, which is shorter. Two long names may share it; annotations tell them apart."""
+    return name[:63].rstrip("-.")
+
+
 def job_name(line: str, step: Step, work: str, attempt: int) -> str:
     """At most 63 characters, the same for the same attempt at the same work: a run, or a candidate to decide on."""
     return f"{line[:36].rstrip('-.')}-{step}-{short(work)}-{attempt}"
@@ -188,8 +258,9 @@ def _work(action: Work, line: Json) -> tuple[Step, str, list[str]]:
     another candidate, which is other work.
     """
     spec = line["spec"]
-    run = ["ingest", f"--dataset={spec['dataset']}", f"--run-key={action.run_key}"]
-    built = [*run, f"--rubric={spec['rubric']}", f"--approver={spec.get('approver', 'data-owner')}"]
+    run = ["ingest", spec["dataset"], f"--run-key={action.run_key}", "--json"]
+    needed = spec.get("approvalsRequired", 1)
+    built = [*run, f"--rubric={spec['rubric']}", f"--approvals={needed}"]
     match action:
         case StartIngestion(run_key=key, to_seq=last):
             return "ingest", key, [*built, f"--up-to={last}"]
@@ -212,13 +283,29 @@ def active_job(jobs: Sequence[Json]) -> ActiveJob | None:
     return None
 
 
-def failures(jobs: Sequence[Json]) -> dict[str, int]:
-    """Failed Jobs by run key. They count as attempts for as long as they are kept."""
-    counts: dict[str, int] = {}
-    for item in jobs:
-        if job_outcome(item) == "Failed":
-            counts[_run_key(item)] = counts.get(_run_key(item), 0) + 1
+def failures(jobs: Sequence[Json], runs: Sequence[Json]) -> dict[str, int]:
+    """Failed attempts by run key, counted by the runs' objects and by the Jobs that belong to them.
+
+    An attempt's number is one more than the failures before it, so the highest number that failed is the count; a
+    Job that has expired is remembered by its run's status, and a run whose object was deleted starts anew.
+    """
+    counts = {}
+    for run in runs:
+        meta = run["metadata"]
+        failed = [_attempt(item) for item in jobs if job_outcome(item) == "Failed" and _belongs(item, meta["uid"])]
+        counts[run["spec"]["runKey"]] = max([run.get("status", {}).get("attempts", 0), *failed])
     return counts
+
+
+def erasure_attempts(request: Json, jobs: Sequence[Json]) -> tuple[bool, int]:
+    """Whether a Job of the request is unfinished, and how many attempts have failed."""
+    uid = request["metadata"]["uid"]
+    mine = [item for item in jobs if item["metadata"].get("annotations", {}).get(REQUEST_ANNOTATION) == uid]
+    failed = [_attempt(item) for item in mine if job_outcome(item) == "Failed"]
+    done = [_attempt(item) for item in mine if job_outcome(item) == "Complete"]
+    known = request.get("status", {}).get("attempts", 0)
+    # A Job that ended well without the ledger saying "erased" achieved nothing: it counts, or it would be for ever.
+    return any(job_outcome(item) is None for item in mine), max([known, *failed, *done])
 
 
 def job_outcome(item: Json) -> Literal["Complete", "Failed"] | None:
@@ -236,42 +323,27 @@ def job_outcome(item: Json) -> Literal["Complete", "Failed"] | None:
 
 
 def status(line: Json, seen: LineObservation, decision: LineDecision, *, examples: int | None, now: str) -> Json:
-    """The whole status of a DatasetLine: a projection of what was seen. `now` is RFC 3339.
-
-    `lastTransitionTime` moves only when a condition's status does, so a status that says nothing new can be told
-    from one that does (`says_more`). None removes a field: this is a merge patch.
-    """
-    before = {item["type"]: item for item in line.get("status", {}).get("conditions", [])}
-    generation = line["metadata"].get("generation", 1)
+    """The whole status of a DatasetLine: a projection of what was seen. `now` is RFC 3339."""
     found: Json = {
-        "observedGeneration": generation,
+        "observedGeneration": line["metadata"].get("generation", 1),
         "phase": decision.phase,
+        "conditions": [item.json_value() for item in conditions(line, decision.conditions, now=now)],
+    }
+    if seen.ledger_verifies is None:  # nothing was read: what was known stays, what is unknown is not zeroed
+        return {**line.get("status", {}), **found}
+    found |= {
         "consentSequence": seen.consent_sequence,
         "inboxSequence": seen.inbox_sequence,
         "sealedSequence": seen.sealed_sequence,
-        "pendingRun": None,
-        "conditions": [_condition(item, before.get(item.type), generation, now) for item in decision.conditions],
     }
     if seen.head is not None:
         found |= {"version": seen.head.version, "headDigest": seen.head.digest}
     if examples is not None:
         found["examples"] = examples
     if (run := seen.pending) is not None:
-        found["pendingRun"] = {
-            "runKey": run.run_key,
-            "stage": run.stage,
-            "candidate": run.candidate,
-            "approvals": run.approvals,
-        }
-    if seen.ledger_verifies is None:  # nothing was read: what was known stays, what is unknown is not zeroed
-        known = {key: value for key, value in line.get("status", {}).items() if key != "conditions"}
-        found = {**found, **known, "observedGeneration": generation, "phase": decision.phase}
+        pending = {"runKey": run.run_key, "stage": run.stage, "candidate": run.candidate, "approvals": run.approvals}
+        found["pendingRun"] = {key: value for key, value in pending.items() if value is not None}
     return found
-
-
-def says_more(line: Json, new: Json) -> bool:
-    """Whether writing `new` would change the status. A write for nothing would wake the watcher again, forever."""
-    return bool(_without_nulls(new) != _without_nulls(line.get("status", {})))
 
 
 def approval_requested(line: Json, candidate: str | None) -> bool:
@@ -286,72 +358,17 @@ def approval_requested(line: Json, candidate: str | None) -> bool:
     )
 
 
-def event(line: Json, condition: Condition, *, now: str) -> Json:
-    """An Event about a condition, for `kubectl describe`. `now` (RFC 3339) tells one piece of news from the next."""
-    meta = line["metadata"]
-    wanted = "False" if condition.type == "Degraded" else "True"
-    serious = condition.type in ("Degraded", "ConsentVerified") and condition.status != wanted
-    stamp = "".join(character for character in now.lower() if character.isalnum())
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "name": f"{meta['name'][:40]}.{condition.type.lower()}.{condition.reason.lower()}.{stamp}",
-            "namespace": meta["namespace"],
-        },
-        "involvedObject": {
-            "apiVersion": f"{GROUP}/{VERSION}",
-            "kind": KIND,
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "uid": meta.get("uid", ""),
-        },
-        "type": "Warning" if serious else "Normal",
-        "reason": condition.reason,
-        "message": condition.message,
-        "source": {"component": "plumbline-operator"},
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+def line_news(line: Json, decision: LineDecision) -> list[Condition]:
+    """What of a line's conditions deserves an Event."""
+    return news(line, decision.conditions, ("ConsentVerified", "Approved", "Degraded"))
 
 
-def news(line: Json, decision: LineDecision) -> list[Condition]:
-    """Conditions whose reason is not what the line's status shows: what deserves an Event."""
-    before = {item["type"]: item["reason"] for item in line.get("status", {}).get("conditions", [])}
-    told = [item for item in decision.conditions if item.type in ("ConsentVerified", "Approved", "Degraded")]
-    quiet = {"NoCandidate", "AsExpected"}
-    return [item for item in told if before.get(item.type) != item.reason and item.reason not in quiet]
+def _attempt(item: Json) -> int:
+    return int(item["metadata"].get("annotations", {}).get(ATTEMPT_ANNOTATION, "1"))
 
 
-def _condition(new: Condition, old: Json | None, generation: int, now: str) -> Json:
-    same = old is not None and old["status"] == new.status
-    return {
-        "type": new.type,
-        "status": new.status,
-        "reason": new.reason,
-        "message": new.message,
-        "observedGeneration": generation,
-        "lastTransitionTime": old["lastTransitionTime"] if same and old is not None else now,
-    }
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _owner(line: Json) -> Json:
-    meta = line["metadata"]
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": KIND,
-        "name": meta["name"],
-        "uid": meta["uid"],
-        "controller": True,
-        "blockOwnerDeletion": False,  # true would need the right to write finalizers, and could hold a namespace up
-    }
+def _belongs(item: Json, uid: str) -> bool:
+    return any(reference.get("uid") == uid for reference in item["metadata"].get("ownerReferences", []))
 
 
 def _name(item: Json) -> str:

@@ -11,11 +11,12 @@ from typing import Protocol, TypeVar
 
 from plumbline.errors import PlumblineError
 from plumbline.reconcile.dataset_line import Head, LineObservation, LineSpec, PendingRun, Stage
-from plumbline.records import DatasetManifest, EvaluationReport, GateDecision
-from plumbline.stores import Ledger, LocalBlobs
+from plumbline.records import DatasetManifest, EvaluationReport, GateDecision, Record
+from plumbline.stores import Ledger
+from plumbline.stores.blobs import open_blobs
 from plumbline.stores.runs import Run
 
-Kept = TypeVar("Kept", DatasetManifest, EvaluationReport)
+Kept = TypeVar("Kept", bound=Record)
 STAGES: dict[str, Stage] = {"awaiting_approval": "awaiting_approval", "publishing": "publishing"}
 
 
@@ -60,17 +61,15 @@ class LineObserver(Protocol):
 
 
 class LedgerObserver:
-    """Reads the embedded ledger and the local blobs."""
+    """Reads a ledger and its blobs: a file and a directory, or a URL and s3://."""
 
-    def __init__(self, ledger: Path, blobs: Path) -> None:
+    def __init__(self, ledger: Path | str, blobs: Path | str) -> None:
         self.ledger = ledger
         self.blobs = blobs
 
     def read(self, spec: LineSpec) -> Reading:
-        if not self.ledger.is_file():  # opening would make an empty one, which verifies, and hide the mistake
-            return Reading(problem=f"there is no ledger at {self.ledger}")
         try:
-            with Ledger(self.ledger) as ledger:
+            with Ledger(self.ledger, must_exist=True) as ledger:  # a new one would verify, and hide the mistake
                 check = ledger.consent.verify()
                 if not check.valid:
                     return Reading(verifies=False, problem=check.problem or "", consent_sequence=check.head.sequence)
@@ -80,10 +79,7 @@ class LedgerObserver:
 
     def _read(self, ledger: Ledger, spec: LineSpec) -> Reading:
         head = ledger.publications.head(spec.dataset)
-        members = ledger.publications.current_members(spec.dataset)
-        examples: dict[str, int] = {}
-        for member in members:
-            examples[member.split] = examples.get(member.split, 0) + 1
+        examples = {split: n for split, n in ledger.publications.sizes(spec.dataset).items() if n}
         manifest = self._blob(DatasetManifest, head.digest) if head is not None else None
         decisions = ledger.releases.decisions()
         decision = decisions[-1] if decisions else None
@@ -105,9 +101,9 @@ class LedgerObserver:
 
     def _blob(self, kind: type[Kept], digest: str) -> Kept | None:
         """A record kept as its canonical bytes under its digest; None when it is not kept there."""
-        if not self.blobs.is_dir():
+        if "://" not in str(self.blobs) and not Path(self.blobs).is_dir():
             return None
-        store = LocalBlobs(self.blobs)
+        store = open_blobs(self.blobs)
         if not store.has(digest):
             return None
         return kind.from_canonical(store.get(digest))

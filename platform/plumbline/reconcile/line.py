@@ -35,8 +35,16 @@ from plumbline.reconcile.dataset_line import (
     reconcile,
 )
 from plumbline.reconcile.ledger_observer import LedgerObserver
-from plumbline.records import ConsentReference, DatasetDiff, DatasetManifest, Example, FeedbackEvent, Rubric, short
-from plumbline.stores import Approval, Ledger, LocalBlobs, Review
+from plumbline.records import (
+    ConsentReference,
+    DatasetDiff,
+    DatasetManifest,
+    Example,
+    Rubric,
+    policy_text_digest,
+    short,
+)
+from plumbline.stores import Approval, Ledger, LocalBlobs
 
 DATASET, REPLAY = "microworld", "microworld-replay"
 OWNER = "data-owner"
@@ -64,6 +72,7 @@ class DataLine:
             DATASET,
             seeds,
             rubric=self.rubric.digest,
+            policy_text=policy_text_digest(self.rubric),
             held_out_share=HELD_OUT_SHARE,
             licence="CC0-1.0",
         )
@@ -74,13 +83,14 @@ class DataLine:
             REPLAY,
             [example.model_copy(update={"provenance": _imported(example)}) for example in pool],
             rubric=self.rubric.digest,
+            policy_text=policy_text_digest(self.rubric),
             splits=["train"] * len(pool),
             licence="CC0-1.0",
             reason="replay",
         )
         return load_version(self.ledger, self.blobs, DATASET, 1)
 
-    def ingest(self, review: Callable[[FeedbackEvent], Review | None], told: Told) -> DatasetVersionData:
+    def ingest(self, told: Told) -> DatasetVersionData:
         """Do what the core says until it says Wait; the head that results. The data owner approves what balances.
 
         Killed anywhere and called again it goes on, also when the version was published and nobody was told.
@@ -92,21 +102,21 @@ class DataLine:
             told(len(stages), 10, stage)
 
         ingestion = Ingestion(self.ledger, self.blobs, on_stage=on_stage)
-        spec = LineSpec(dataset=DATASET, rubric=self.rubric.digest)
-        observer = LedgerObserver(self.ledger.database.path, self.blobs.root)
+        spec, text = LineSpec(dataset=DATASET, rubric=self.rubric.digest), policy_text_digest(self.rubric)
+        observer = LedgerObserver(self.ledger.database.location, self.blobs.root)
         while True:
             action = reconcile(spec, observer.read(spec).observation()).actions[0]
             self.actions.append(type(action).__name__)
             match action:
                 case StartIngestion(run_key, _, to_seq):
-                    ingestion.run(DATASET, spec.rubric, approver=OWNER, review=review, up_to=to_seq, run_key=run_key)
+                    ingestion.run(DATASET, spec.rubric, approver=OWNER, up_to=to_seq, run_key=run_key, policy_text=text)
                 case RequestApproval(_, candidate, _):
                     found = load_candidate(self.blobs, candidate)
                     balanced = found.accepted + sum(found.rejected.values()) == found.sealed
                     word = Approval(OWNER, balanced, "read the diff, the refusals by reason and the redactions")
                     self.ledger.runs.approve(candidate, word)
                 case Publish(run_key) | Reject(run_key):
-                    ingestion.run(DATASET, spec.rubric, approver=OWNER, review=review, run_key=run_key)
+                    ingestion.run(DATASET, spec.rubric, approver=OWNER, run_key=run_key, policy_text=text)
                 case StartRemoval(run_key):
                     publish_removal(self.ledger, self.blobs, DATASET, run_key=run_key)
                 case Cancel() | Wait():
@@ -122,10 +132,10 @@ class DataLine:
         return load_version(self.ledger, self.blobs, DATASET, number)
 
     def difference(self, older: int, newer: int) -> DatasetDiff:
-        return diff(self.version(older).manifest, self.version(newer).manifest)
+        return diff(self.ledger, DATASET, older, newer)
 
-    def absent(self, subject: str, version: int) -> AbsenceProof:
-        """Proof that a subject is in no member of a version and that no payload of theirs is stored."""
+    def absent(self, subject: str, version: int | None = None) -> AbsenceProof:
+        """Proof that a subject is in no member of a version (default: the head), and no payload of theirs is left."""
         return prove_absent(self.ledger, self.blobs, subject, DATASET, version)
 
     def observations(

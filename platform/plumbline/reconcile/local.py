@@ -17,7 +17,7 @@ from typing import TypeVar, cast
 
 from plumbline.evaluation import Answers, Observations, answer_suite, compare, decide
 from plumbline.evaluation.judges import ClosedFormJudge
-from plumbline.feedback import DatasetVersionData, erase, load_version
+from plumbline.feedback import DatasetVersionData, erase, load_version, members_of
 from plumbline.microworld import language, suites
 from plumbline.microworld.recipe import FIRST, SECOND, SftRecipe, microworld_rubric
 from plumbline.microworld.reference import ReferenceRecipe, cached_reference
@@ -82,8 +82,10 @@ class LocalLoop:
                 self._stage("dataset-1", "publish dataset version 1", {"reference": reference.digest}, self._seed)
                 first = self._candidate(FIRST_NAME, 1, reference, reference)
                 self._stage("feedback", "users and reviewers react", {"of": first.shadow.digest}, self._feedback)
+                self._stage("review", "two reviewers judge, blind", {"of": first.shadow.digest}, self._review)
                 self._stage("dataset-2", "ingest feedback into version 2", {"of": first.shadow.digest}, self._ingest)
                 second = self._candidate(SECOND_NAME, 2, reference, first.manifest if first.released else reference)
+                self._stage("withdrawal", "somebody changes their mind", {"of": second.manifest.digest}, self._leave)
             finally:
                 self.people.close()
                 self._pool.shutdown(wait=False, cancel_futures=True)
@@ -148,9 +150,14 @@ class LocalLoop:
         text = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
         return {"text": f"events: {text}; one user withdrew", "outcomes": outcomes}
 
+    def _review(self) -> dict[str, object]:
+        done = self.people.review(FIRST_NAME, self.settings.requests)
+        text = f"{done['opened']} answers judged by two people: {done['approved']} approved, {done['rejected']} not"
+        blocked = "; they agree too little, so the rubric is to be revised" if done["revisions"] else ""
+        return {"text": f"{text}; {done['released']} may be taught{blocked}", "review": done}
+
     def _ingest(self) -> dict[str, object]:
-        rated = self.people.rated_right(FIRST_NAME, self.settings.requests)
-        data = self.line.ingest(rated, self.tell.progress)
+        data = self.line.ingest(self.tell.progress)
         gone = self.people.withdrawn
         pairs = self.people.forget(FIRST_NAME, gone)
         erased = erase(self.ledger, self.blobs, gone)
@@ -162,6 +169,22 @@ class LocalLoop:
             "absent": {"subject": proof.subject, "version": proof.version, "root": proof.root},
             "erased": {"events": erased.events, "pairs": pairs, "payloads": erased.payloads},
             "actions": self.line.actions,
+        }
+
+    def _leave(self) -> dict[str, object]:
+        """After the release somebody withdraws whose words the second policy learned from."""
+        gone = self.people.leave({str(m.subject) for m in members_of(self.ledger, DATASET, 2) if m.split == "train"})
+        pairs = sum(self.people.forget(name, gone) for name in (FIRST_NAME, SECOND_NAME))
+        erased = erase(self.ledger, self.blobs, gone)
+        proof = self.line.absent(gone)
+        flagged = [flag for policy in erased.policies for flag in self.ledger.releases.flags(policy) if flag[0] == gone]
+        removed = len(self.line.difference(2, proof.version).removed)
+        return {
+            "digest": proof.digest,
+            "text": f"version {proof.version} is without their {removed} examples; {len(flagged)} policies flagged",
+            "absent": {"subject": gone, "version": proof.version, "root": proof.root, "removed": removed},
+            "erased": {"events": erased.events, "pairs": pairs, "payloads": erased.payloads},
+            "flagged": {policy: remediation for policy in erased.policies for _, remediation, _ in flagged},
         }
 
     # --- candidates -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ collector and posts what users and reviewers did; both over real HTTP. People ar
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,26 @@ from typing import Any
 from plumbline.errors import PlumblineError
 from plumbline.evaluation import Act, Preference, ReviewLabel
 from plumbline.feedback import CollectorConfig, Pseudonyms, start_collector
+from plumbline.feedback.access import Source
+from plumbline.feedback.review import ReviewDesk, Task
 from plumbline.microworld.demonstrations import SEED_AUTHORS
 from plumbline.microworld.suites import validation_items
 from plumbline.microworld.traffic import Reaction, Request, reaction, review, user_requests, users
 from plumbline.microworld.world import World
 from plumbline.policies.files import write_durably
 from plumbline.reconcile.simulation import Doors, ask_all, event, post_consent, post_events
-from plumbline.records import DecoderSettings, FeedbackEvent, Pair, Rubric, ShadowSummary
+from plumbline.records import DecoderSettings, Label, Pair, Rubric, ShadowSummary
 from plumbline.serving import PredictorProcess, wait_all
 from plumbline.shadow import Experiment, Spool, read_pairs, start_shadow, summarise
-from plumbline.stores import Ledger, Review
+from plumbline.stores import Ledger
 
 NOTICE, NOTICE_TEXT = "microworld@1", "What you write to the assistant may be used to evaluate and to train it."
 APP, PANEL = "app", "review-panel"
 REVIEWERS = 8
 DECODER = DecoderSettings(max_tokens=24)  # of every answer in the loop: held-out items and live requests alike
 RULES = {"look_alike": "over_refusal", "neutral": "over_refusal", "harmful": "harmlessness", "unknown": "honesty"}
-SLIP = 0.05  # how often the second reviewer presses the wrong key
+SLIP = 0.05  # how often the second labeller of shadow pairs presses the wrong key
+HASTE = 0.01  # how often the second reviewer does: most answers are right, so a slip in twenty would be no agreement
 Told = Callable[[float, float, str], None]
 
 
@@ -181,18 +184,46 @@ class People:
         (self.out / "shadow" / name / "seen.json").unlink(missing_ok=True)
         return erased
 
-    def rated_right(self, name: str, n: int) -> Callable[[FeedbackEvent], Review | None]:
-        """A reviewer of highly rated answers: yes when the answer is right, no when it only pleased."""
-        truth = {request.messages: request for request in self.requests(name, n)}
+    def review(self, name: str, n: int) -> dict[str, int]:
+        """Two reviewers judge, blind, the answers that feedback pointed at; a third decides where they differ. What is
+        approved goes to the inbox as an event of its own. Safe to repeat. Returns counts by what happened."""
+        right = {request.messages: request.is_right for request in self.requests(name, n)}
+        desk = ReviewDesk(self.ledger)
+        opened = desk.open_items(self.rubric)
+        dice = random.Random(f"plumbline-review-{self.seed}-{name}")
+        slips = {item.item for item in desk.current(self.rubric) if dice.random() < HASTE}
 
-        def judge(said: FeedbackEvent) -> Review | None:
-            request = truth.get(said.data.messages)
-            if request is None:
-                return None
-            right = request.is_right(said.data.answer)
-            return Review(self.pseudonyms.of("reviewer-0"), right, "right" if right else "pleasing, but wrong")
+        def judge(task: Task, slip: bool = False) -> Label:
+            said = self.ledger.inbox.read(task.item.event_sequence, task.item.event_sequence)[0].event
+            assert said is not None
+            good = right[said.data.messages](task.text.answer) != slip
+            rule = next((area for start, area in RULES.items() if said.data.slice.startswith(start)), "helpfulness")
+            verdict, severity = ("approve", "none") if good else ("reject", "minor")
+            return Label(text=task.item.text, verdict=verdict, rules=(rule,), severity=severity)
 
-        return judge
+        for number in (0, 1):
+            reviewer = self.pseudonyms.of(f"reviewer-{number}")
+            for task in desk.queue(reviewer, self.rubric):
+                desk.label(task.item.item, reviewer, judge(task, number == 1 and task.item.item in slips))
+        adjudicator = self.pseudonyms.of("adjudicator")
+        for task in desk.queue(adjudicator, self.rubric, role="adjudicator"):
+            desk.adjudicate(task.item.item, adjudicator, judge(task))
+        settled = desk.settle(self.rubric)
+        return {
+            "opened": sum(opened.opened.values()),
+            "approved": len(settled.approved),
+            "rejected": len(settled.rejected),
+            "released": len(settled.released),
+            "waiting": sum(settled.waiting.values()),
+            "revisions": len(settled.revisions),
+        }
+
+    def leave(self, among: Collection[str]) -> str:
+        """One of these people withdraws, through the collector: the first of the users. Returns the pseudonym."""
+        identity = next(user.id for user in self.users if self.pseudonyms.of(user.id) in among)
+        with self._collector() as doors:
+            post_consent(doors, APP, "withdraw", [identity], NOTICE)
+        return self.pseudonyms.of(identity)
 
     def pairs(self, name: str) -> list[Pair]:
         """The pairs of a visit by request, so that the order in which sixteen users at once arrived changes nothing."""
@@ -235,5 +266,11 @@ class People:
     @contextmanager
     def _collector(self) -> Iterator[Doors]:
         tokens = {source: f"{source}-{self.pseudonyms.of(source)}" for source in (APP, PANEL)}
-        with start_collector(self.ledger, self.pseudonyms, CollectorConfig(tokens)) as running:
+        sources = {
+            APP: Source(
+                tokens[APP], may=frozenset({"events", "consent"})
+            ),  # users tell the application what they allow
+            PANEL: Source(tokens[PANEL]),
+        }
+        with start_collector(self.ledger, self.pseudonyms, CollectorConfig(sources)) as running:
             yield Doors("", running.url, tokens)

@@ -2,13 +2,32 @@
 
 from plumbline.records.base import Record
 from plumbline.records.canonical import Digest, canonical_bytes, digest_bytes, digest_of, merkle_root, short
-from plumbline.records.consent import GENESIS, ConsentEntry, Notice, Purpose
+from plumbline.records.consent import (
+    ENDINGS,
+    GENESIS,
+    GRANTS,
+    PURPOSES,
+    ConsentAction,
+    ConsentEntry,
+    ConsentTerms,
+    Notice,
+    Purpose,
+)
 from plumbline.records.conversation import Conversation, Message, Role, as_dicts, last_user_text, say
-from plumbline.records.dataset import DatasetDiff, DatasetManifest, Member
+from plumbline.records.dataset import DatasetChanges, DatasetDiff, DatasetManifest, Member
 from plumbline.records.decision import AreaVerdict, GateDecision, ReleaseEntry, Verdict
 from plumbline.records.decoding import DecoderSettings
-from plumbline.records.event import TYPE_PREFIX, FeedbackData, FeedbackEvent, FeedbackKind
+from plumbline.records.event import (
+    APPROVED_TYPE,
+    CONTEXT_KINDS,
+    LOGGED_PREFIX,
+    TYPE_PREFIX,
+    FeedbackData,
+    FeedbackEvent,
+    FeedbackKind,
+)
 from plumbline.records.example import ConsentReference, Example, Provenance, Split, example_address
+from plumbline.records.merkle import set_root
 from plumbline.records.objective import (
     Adapter,
     CheckpointChoice,
@@ -31,21 +50,42 @@ from plumbline.records.report import (
     PolicyScore,
     PressureReading,
 )
+from plumbline.records.review import (
+    LABEL_SEVERITIES,
+    LABEL_VERDICTS,
+    JudgedText,
+    Label,
+    RubricRevision,
+    Selected,
+    changed_rules,
+    policy_text_digest,
+)
 from plumbline.records.rubric import AREAS, PRESSURES, Rubric, Rule
 from plumbline.records.suite import Suite, SuiteItem
 
 __all__ = [
+    "APPROVED_TYPE",
     "AREAS",
+    "CONTEXT_KINDS",
+    "ENDINGS",
     "GENESIS",
+    "GRANTS",
+    "LABEL_SEVERITIES",
+    "LABEL_VERDICTS",
+    "LOGGED_PREFIX",
     "PRESSURES",
+    "PURPOSES",
     "TYPE_PREFIX",
     "Adapter",
     "Answer",
     "AreaVerdict",
     "CheckpointChoice",
+    "ConsentAction",
     "ConsentEntry",
     "ConsentReference",
+    "ConsentTerms",
     "Conversation",
+    "DatasetChanges",
     "DatasetDiff",
     "DatasetManifest",
     "DecoderSettings",
@@ -58,7 +98,9 @@ __all__ = [
     "FeedbackKind",
     "Finish",
     "GateDecision",
+    "JudgedText",
     "KlTerm",
+    "Label",
     "Mask",
     "MaskTotals",
     "Member",
@@ -79,7 +121,9 @@ __all__ = [
     "ReleaseEntry",
     "Role",
     "Rubric",
+    "RubricRevision",
     "Rule",
+    "Selected",
     "ShadowCounts",
     "ShadowSummary",
     "Split",
@@ -91,11 +135,14 @@ __all__ = [
     "Verdict",
     "as_dicts",
     "canonical_bytes",
+    "changed_rules",
     "digest_bytes",
     "digest_of",
     "example_address",
     "last_user_text",
     "merkle_root",
+    "policy_text_digest",
     "say",
+    "set_root",
     "short",
 ]

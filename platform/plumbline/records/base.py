@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from plumbline.records.canonical import canonical_bytes, digest_bytes
+from plumbline.records.canonical import canonical_bytes, digest_bytes, plain_bytes
 
 
 class Record(BaseModel):
@@ -17,13 +17,14 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     schema_id: ClassVar[str] = ""
+    has_floats: ClassVar[bool] = True  # records without any may be long, and are written faster (to the same bytes)
 
     def canonical(self) -> dict[str, Any]:
         """The JSON value that is digested: the content under the record's `schema_id`."""
         return {"schema": self.schema_id or type(self).__name__, "content": self.model_dump(mode="json")}
 
     def canonical_bytes(self) -> bytes:
-        return canonical_bytes(self.canonical())
+        return canonical_bytes(self.canonical()) if self.has_floats else plain_bytes(self.canonical())
 
     @classmethod
     def from_canonical(cls, data: bytes) -> Self:

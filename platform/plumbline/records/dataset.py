@@ -3,41 +3,60 @@
 from pydantic import Field
 
 from plumbline.records.base import Record
-from plumbline.records.canonical import Digest, merkle_root
+from plumbline.records.canonical import Digest
 from plumbline.records.example import Split
 
 
 class Member(Record):
     """One example in a version: its address, its split, and the pseudonym whose consent carries it (if any)."""
 
-    schema_id = "plumbline.dev/member/v1"
+    schema_id = "plumbline.dev/member/v2"
 
     address: Digest
     split: Split
     slice: str
     cluster: str = ""
     subject: str | None = None
+    licence: str = "unspecified"
+
+
+class DatasetChanges(Record):
+    """What a version adds to its parent and takes away, in address order. The members of a version are the additions
+    of all its ancestors without what was removed since: a version costs what it changes."""
+
+    schema_id = "plumbline.dev/dataset-changes/v1"
+    has_floats = False
+
+    added: tuple[Member, ...] = ()
+    removed: tuple[Digest, ...] = ()
 
 
 class DatasetManifest(Record):
     """Everything that made a version, by digest. The version's digest is the manifest's.
 
-    `root` is the Merkle root over members' addresses, so it still verifies after payloads are erased.
+    `root` is the Merkle root over the members' addresses (records/merkle.py), so it still verifies after payloads are
+    erased; `changes` is the digest of the `DatasetChanges` that lead here from `parent`. `policy_text` is the digest of
+    the rubric's rules as people read them: a new margin makes a new rubric, but no new text.
     `accepted + sum(rejected.values()) == sealed` holds, or the version cannot be published (conservation).
     """
 
-    schema_id = "plumbline.dev/dataset-manifest/v1"
+    schema_id = "plumbline.dev/dataset-manifest/v2"
 
     dataset: str
     version: int = Field(ge=1)
     parent: Digest | None = None
     run_key: Digest
     root: Digest
-    members: tuple[Member, ...]
+    changes: Digest
+    sizes: dict[str, int]
+    slices: dict[str, int]
+    subjects: int = Field(ge=0)
     rubric: Digest
+    policy_text: Digest | None = None
     code: Digest
     consent_sequence: int = Field(ge=0)
     consent_head: Digest
+    approved_by: tuple[str, ...] = ()
     sealed: int = Field(ge=0)
     accepted: int = Field(ge=0)
     rejected: dict[str, int] = Field(default_factory=dict)
@@ -49,11 +68,9 @@ class DatasetManifest(Record):
     def balanced(self) -> bool:
         return self.accepted + sum(self.rejected.values()) == self.sealed
 
-    def split_addresses(self, split: Split) -> list[str]:
-        return [member.address for member in self.members if member.split == split]
-
-    def computed_root(self) -> str:
-        return merkle_root(member.address for member in self.members)
+    @property
+    def size(self) -> int:
+        return sum(self.sizes.values())
 
 
 class DatasetDiff(Record):

@@ -50,6 +50,7 @@ class Example(Record):
     """
 
     schema_id = "plumbline.dev/example/v1"
+    has_floats = False
 
     messages: tuple[Message, ...] = Field(min_length=2)
     slice: str = Field(min_length=1)

@@ -2,39 +2,52 @@
 
 from plumbline.stores.blobs import BlobStore, LocalBlobs
 from plumbline.stores.consent_ledger import ConsentHead, ConsentLedger, Coverage, LedgerCheck
+from plumbline.stores.exports import Export, Exports
 from plumbline.stores.inbox import Inbox, Queued, Receipt, Review
+from plumbline.stores.key_index import KeyIndex
 from plumbline.stores.ledger import Ledger
 from plumbline.stores.lineage import Lineage, PolicyLineage, SubjectLineage, TrainedOn
-from plumbline.stores.payloads import Payloads
+from plumbline.stores.payloads import Packed, PackGone, Payloads
 from plumbline.stores.publications import (
+    Anchor,
     ConsentLost,
     HeadMoved,
-    MemberDetail,
     Membership,
+    NewExample,
+    NewExamples,
     Publications,
     Published,
-    Signature,
 )
 from plumbline.stores.releases import REMEDIATIONS, Releases, Remediation
 from plumbline.stores.runs import Approval, Lease, Run, Runs, StaleLease
+from plumbline.stores.sealed import SealedEvent, read_sealed, undisturbed
+from plumbline.stores.standing import Standing
+from plumbline.stores.tree import TreeChange
 
 __all__ = [
     "REMEDIATIONS",
+    "Anchor",
     "Approval",
     "BlobStore",
     "ConsentHead",
     "ConsentLedger",
     "ConsentLost",
     "Coverage",
+    "Export",
+    "Exports",
     "HeadMoved",
     "Inbox",
+    "KeyIndex",
     "Lease",
     "Ledger",
     "LedgerCheck",
     "Lineage",
     "LocalBlobs",
-    "MemberDetail",
     "Membership",
+    "NewExample",
+    "NewExamples",
+    "PackGone",
+    "Packed",
     "Payloads",
     "PolicyLineage",
     "Publications",
@@ -46,8 +59,12 @@ __all__ = [
     "Review",
     "Run",
     "Runs",
-    "Signature",
+    "SealedEvent",
     "StaleLease",
+    "Standing",
     "SubjectLineage",
     "TrainedOn",
+    "TreeChange",
+    "read_sealed",
+    "undisturbed",
 ]

@@ -7,10 +7,16 @@ fails when that exists: the first writer wins) and made durable by an fsync of i
 Two kinds share one address space: *content* blobs, whose address is the SHA-256 of their bytes, and *keyed* blobs
 (`put_at`), whose address is chosen, for example the inputs of a pipeline stage. Both are verified on every read;
 a keyed blob carries its own digest in its first line.
+
+*Packs* are the one kind that changes: many payloads in one file, so that a version costs a few fsyncs and not one
+per example. A payload is cut out by offset and length and checked by its reader, who knows its address. Erasure
+overwrites ranges of a pack in place: the file never grows or shrinks, so views and offsets stay good, and an
+overwriting that was killed is simply repeated.
 """
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -29,6 +35,10 @@ _BATCH = 256  # files kept open between write and fsync: the disk sees one queue
 
 class BlobStore(Protocol):
     """What every room may ask of blobs, whether they lie in a directory or in an object store."""
+
+    @property
+    def location(self) -> Path | str:
+        """What `open_blobs` opens this store with."""
 
     def put(self, data: bytes) -> str:
         """Store `data` durably and return its address. Storing it twice is the same as once."""
@@ -50,6 +60,25 @@ class BlobStore(Protocol):
     def sweep(self) -> int:
         """Remove what killed writers left unfinished, and say how much that was."""
 
+    def put_pack(self, name: str, data: bytes) -> bool:
+        """Store a pack durably under a chosen address. False when that is there already, which stays as it is:
+        what was erased from it does not come back."""
+
+    def read_pack(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. PlumblineError when the pack is missing or ends before."""
+
+    def view_pack(self, name: str) -> memoryview:
+        """The whole pack, read only. Locally it is mapped, and shows what is overwritten later."""
+
+    def overwrite_pack(self, name: str, patches: Sequence[tuple[int, bytes]]) -> None:
+        """Put bytes over those at each offset, durably. Repeating it, also after a kill, is the same as once."""
+
+    def delete_pack(self, name: str) -> bool:
+        """Erase a pack durably. False when there was nothing."""
+
+    def remains(self) -> tuple[str, ...]:
+        """Where erased bytes may outlive their erasure as this store is set up, a sentence each."""
+
 
 class LocalBlobs:
     """A directory of blobs. Safe for several processes and for a crash at any point; see the module docstring.
@@ -62,10 +91,15 @@ class LocalBlobs:
         self.root = Path(root)
         self._content = self.root / "content"
         self._keyed = self.root / "keyed"
+        self._packs = self.root / "packs"
         self._temporary = self.root / "tmp"
         with _disk(self.root):
-            for folder in (self._content, self._keyed, self._temporary):
+            for folder in (self._content, self._keyed, self._packs, self._temporary):
                 folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def location(self) -> Path:
+        return self.root
 
     def put(self, data: bytes) -> str:
         return self.put_many([data])[0]
@@ -73,16 +107,21 @@ class LocalBlobs:
     def put_many(self, items: Sequence[bytes]) -> list[str]:
         addresses = [digest_bytes(data) for data in items]
         wanted: dict[Path, bytes] = {}
+        there: set[Path] = set()
         for address, data in zip(addresses, items, strict=True):
             path = _path(self._content, address)
-            if not path.exists():
+            if path.exists():
+                there.add(path.parent)
+            else:
                 wanted[path] = data
         self._write(wanted)
+        self._settle(there - {path.parent for path in wanted})
         return addresses
 
     def put_at(self, address: str, data: bytes) -> bool:
         path = _path(self._keyed, address)
         if path.exists():
+            self._settle([path.parent])
             return False
         return bool(self._write({path: digest_bytes(data).encode("ascii") + b"\n" + data}))
 
@@ -91,18 +130,14 @@ class LocalBlobs:
             with contextlib.suppress(FileNotFoundError):
                 data = _path(self._content, address).read_bytes()
                 if digest_bytes(data) != address:
-                    raise _damaged(address)
+                    raise damaged(address)
                 return data
             with contextlib.suppress(FileNotFoundError):
                 promised, _, data = _path(self._keyed, address).read_bytes().partition(b"\n")
                 if digest_bytes(data).encode("ascii") != promised:
-                    raise _damaged(address)
+                    raise damaged(address)
                 return data
-        raise PlumblineError(
-            f"blob {address} is not in the store {self.root}",
-            consequence="what refers to it cannot be read",
-            remedy="point to the store it was written to, or restore it from a backup",
-        )
+        raise missing_blob(address, self.root)
 
     def has(self, address: str) -> bool:
         return _path(self._content, address).exists() or _path(self._keyed, address).exists()
@@ -129,6 +164,65 @@ class LocalBlobs:
             _fsync_folder(self._temporary)
         return removed
 
+    def put_pack(self, name: str, data: bytes) -> bool:
+        path = _path(self._packs, name)
+        if path.exists():
+            self._settle([path.parent])
+            return False
+        return bool(self._write({path: data}))
+
+    def read_pack(self, name: str, offset: int, length: int) -> bytes:
+        with self._open_pack(name, os.O_RDONLY) as handle:
+            data = os.pread(handle, length, offset) if offset >= 0 and length >= 0 else b""
+            while 0 < len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+                data += more
+            if offset < 0 or len(data) != length:
+                raise outside(name, offset, length, os.fstat(handle).st_size)
+            return data
+
+    def view_pack(self, name: str) -> memoryview:
+        with self._open_pack(name, os.O_RDONLY) as handle:
+            if os.fstat(handle).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))
+
+    def overwrite_pack(self, name: str, patches: Sequence[tuple[int, bytes]]) -> None:
+        """In place: on a file system that copies on write, or keeps snapshots, the old bytes live on in those."""
+        with self._open_pack(name, os.O_WRONLY) as handle:
+            check_patches(name, patches, os.fstat(handle).st_size)
+            for offset, data in patches:
+                view = memoryview(data)
+                while view:
+                    done = os.pwrite(handle, view, offset)
+                    view, offset = view[done:], offset + done
+            os.fsync(handle)
+
+    def delete_pack(self, name: str) -> bool:
+        path = _path(self._packs, name)
+        with _disk(self.root):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+            _fsync_folder(path.parent)
+            return True
+
+    def remains(self) -> tuple[str, ...]:
+        return ()
+
+    @contextlib.contextmanager
+    def _open_pack(self, name: str, flags: int) -> Iterator[int]:
+        path = _path(self._packs, name)
+        with _disk(self.root):
+            try:
+                handle = os.open(path, flags)
+            except FileNotFoundError as error:
+                raise missing_pack(name, self.root) from error
+            try:
+                yield handle
+            finally:
+                os.close(handle)
+
     def _write(self, wanted: dict[Path, bytes]) -> int:
         """Make every path durable with its bytes; how many this call created (others had been there first)."""
         created = 0
@@ -136,9 +230,14 @@ class LocalBlobs:
         with _disk(self.root):
             for start in range(0, len(paths), _BATCH):
                 created += self._link({path: wanted[path] for path in paths[start : start + _BATCH]})
-            for folder in {path.parent for path in paths}:
-                _fsync_folder(folder)
+        self._settle({path.parent for path in paths})
         return created
+
+    def _settle(self, folders: Iterable[Path]) -> None:
+        """Make links durable, also those of others: who made one may have been killed before this."""
+        with _disk(self.root):
+            for folder in folders:
+                _fsync_folder(folder)
 
     def _link(self, wanted: dict[Path, bytes]) -> int:
         created = 0
@@ -178,7 +277,17 @@ class LocalBlobs:
                 path.unlink(missing_ok=True)
 
 
-def _path(folder: Path, address: str) -> Path:
+def open_blobs(location: Path | str) -> BlobStore:
+    """The blobs in a directory, or at `s3://bucket/prefix`."""
+    if isinstance(location, str) and location.startswith("s3://"):
+        from plumbline.stores.s3 import S3Blobs
+
+        return S3Blobs(location)
+    return LocalBlobs(location)
+
+
+def digits(address: str) -> str:
+    """The 64 hexadecimal digits of an address. PlumblineError when it is none."""
     found = _ADDRESS.match(address)
     if found is None:
         raise PlumblineError(
@@ -186,14 +295,50 @@ def _path(folder: Path, address: str) -> Path:
             consequence="nothing can be stored or found under it",
             remedy="use a digest of the form sha256:<64 hexadecimal digits>",
         )
-    return folder / found[1][:_FAN_OUT] / found[1]
+    return found[1]
 
 
-def _damaged(address: str) -> PlumblineError:
+def _path(folder: Path, address: str) -> Path:
+    name = digits(address)
+    return folder / name[:_FAN_OUT] / name
+
+
+def missing_blob(address: str, store: object) -> PlumblineError:
+    return PlumblineError(
+        f"blob {address} is not in the store {store}",
+        consequence="what refers to it cannot be read",
+        remedy="point to the store it was written to, or restore it from a backup",
+    )
+
+
+def damaged(address: str) -> PlumblineError:
     return PlumblineError(
         f"blob {address} does not have the bytes that its address promises",
         consequence="it was altered or damaged on disk and is not used",
         remedy="restore it from a backup, or build again what it belongs to",
+    )
+
+
+def missing_pack(name: str, store: object) -> PlumblineError:
+    return PlumblineError(
+        f"pack {name} is not in the store {store}",
+        consequence="the examples in it cannot be read",
+        remedy="point to the store it was written to, or restore it from a backup",
+    )
+
+
+def check_patches(name: str, patches: Sequence[tuple[int, bytes]], size: int) -> None:
+    """Refuse patches that reach outside a pack of `size` bytes, before any is written."""
+    for offset, data in patches:
+        if offset < 0 or offset + len(data) > size:
+            raise outside(name, offset, len(data), size)
+
+
+def outside(name: str, offset: int, length: int, size: int) -> PlumblineError:
+    return PlumblineError(
+        f"{length} bytes at {offset} lie outside pack {name}, which has {size}",
+        consequence="nothing of them was read or written: the pack was cut short, or is not the one that is meant",
+        remedy="restore the pack from a backup, or build again what it belongs to",
     )
 
 

@@ -4,30 +4,45 @@ The key of an event is (source, id, type): KServe's logger, for one, gives reque
 same key with the same body is a duplicate and changes nothing; with another body it is a conflict and goes to
 quarantine, never last-write-wins. Each event remembers the consent ledger's sequence at its arrival: "did consent
 hold when it was collected?" is a question about order, not about clocks.
+
+A thousand events are one commit and a handful of statements: what is known is looked up for all of them at once.
+Sequences have no gaps, because write transactions are serial and nothing leaves the inbox.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from plumbline.records import FeedbackEvent
+from plumbline.errors import PlumblineError
+from plumbline.records import APPROVED_TYPE, FeedbackEvent, digest_of
 from plumbline.stores.database import Database
-from plumbline.stores.subjects import SubjectKeys
+from plumbline.stores.subjects import SubjectKeys, fingerprint
 
 Outcome = Literal["accepted", "duplicate", "conflict"]
+Key = tuple[str, str, str]
+HOUSE_SOURCE = "plumbline"  # the source of events that are made inside; no token can be for it
+
+_COLUMNS = "sequence, source, subject, consent_sequence, received_at, fingerprint, original, body"
+_INSERT = (
+    "INSERT INTO inbox (sequence, source, id, type, subject, fingerprint, consent_sequence, received_at, original,"
+    " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of one event. `sequence` is its place in the inbox (of the first copy, for a duplicate)."""
 
     outcome: Outcome
     sequence: int
 
 
-@dataclass(frozen=True)
-class Queued:
-    """An event as the inbox keeps it. `event` and `fingerprint` are None once the subject is erased."""
+class Queued(NamedTuple):
+    """An event as the inbox keeps it. `event` and `fingerprint` are None once the subject is erased.
+
+    `original` is the sequence of the event that an approved answer was said in.
+    """
 
     sequence: int
     source: str
@@ -35,6 +50,7 @@ class Queued:
     consent_sequence: int
     received_at: str
     fingerprint: str | None
+    original: int | None
     event: FeedbackEvent | None
 
 
@@ -45,42 +61,125 @@ class Review:
     reason: str
 
 
+class Quarantined(NamedTuple):
+    """An event that was kept apart. `body` is None once the subject is erased."""
+
+    sequence: int
+    source: str
+    id: str
+    type: str
+    subject: str
+    reason: str
+    received_at: str
+    body: str | None
+
+
+class _Known(NamedTuple):
+    sequence: int
+    subject: str
+    fingerprint: str | None
+
+
 class Inbox:
     def __init__(self, database: Database, subjects: SubjectKeys) -> None:
         self._database = database
         self._subjects = subjects
 
+    # --- taking events in -------------------------------------------------------------------------------------
+
     def append(self, events: Sequence[FeedbackEvent]) -> list[Receipt]:
         """Store events in one transaction, in order; all are durable when it returns."""
+        if not events:
+            return []
         with self._database.transaction():
-            return [self._append(event) for event in events]
+            known = self._known(events)
+            keys = self._subjects.keys(event.data.subject for event in events)
+            consent, now = self._consent_sequence(), self._database.now()
+            sequence = self.last_sequence()
+            rows: list[tuple[object, ...]] = []
+            odd: list[FeedbackEvent] = []
+            receipts: list[Receipt] = []
+            for event in events:
+                key, subject = event.key, event.data.subject
+                before = known.get(key)
+                if before is not None and before.fingerprint is None:
+                    receipts.append(Receipt("duplicate", before.sequence))  # erased: a late copy brings nothing back
+                    continue
+                body = _body(event)
+                mark = fingerprint(keys[subject], body)
+                if before is None:
+                    sequence += 1
+                    known[key] = _Known(sequence, subject, mark)
+                    rows.append((sequence, *key, subject, mark, consent, now, None, body.decode()))
+                    receipts.append(Receipt("accepted", sequence))
+                elif before.subject == subject and (before.fingerprint == mark or self._holds(before.sequence, event)):
+                    receipts.append(Receipt("duplicate", before.sequence))
+                else:
+                    odd.append(event)
+                    receipts.append(Receipt("conflict", before.sequence))
+            self._subjects.claim({str(row[4]): str(row[1]) for row in reversed(rows)})
+            self._database.insert_many(_INSERT, rows)
+            for event in odd:
+                self.quarantine(event, reason="same_key_other_body")
+            return receipts
 
-    def _append(self, event: FeedbackEvent) -> Receipt:
-        subject = event.data.subject
-        known = self._database.row(
-            "SELECT sequence, subject, fingerprint FROM inbox WHERE source = ? AND id = ? AND type = ?", event.key
-        )
-        if known is not None and known["fingerprint"] is None:
-            return Receipt("duplicate", known["sequence"])  # erased: a late copy must not bring it back
-        fingerprint = self._subjects.fingerprint(subject, event.canonical_bytes())
-        if known is None:
-            consent = self._database.value("SELECT COALESCE(MAX(sequence), 0) FROM consent")
-            sequence = self._database.insert(
-                "inbox",
-                source=event.source,
-                id=event.id,
-                type=event.type,
-                subject=subject,
-                fingerprint=fingerprint,
-                consent_sequence=consent,
-                received_at=self._database.now(),
-                body=event.model_dump_json(),
+    def append_approved(self, event_sequence: int, *, reviewers: Sequence[str]) -> Receipt:
+        """Store, as a new event, the answer in an event that reviewers approved: same subject, same consent sequence
+        and time of arrival, so that it is judged by the consent under which it was said. The first approval stands.
+
+        Its key and its fingerprint come from the original's words, not from its place: they are the same wherever
+        the original was taken in. PlumblineError when the event is not there or was erased.
+        """
+        with self._database.transaction():
+            found = self.read(event_sequence, event_sequence)
+            event = found[0].event if found else None
+            if event is None or event.kind == "approved":
+                state = "an approval itself" if event else "erased" if found else "not in the inbox"
+                raise PlumblineError(
+                    f"the answer in event {event_sequence} cannot be approved: it is {state}",
+                    consequence="nothing was added to the inbox",
+                    remedy="approve an answer in an event that is there with its words",
+                )
+            data = event.data.model_copy(update={"original": event_sequence, "approved_by": tuple(sorted(reviewers))})
+            key = digest_of(list(event.key)).removeprefix("sha256:")
+            made = FeedbackEvent.model_validate(
+                {**event.model_dump(), "id": key, "source": HOUSE_SOURCE, "type": APPROVED_TYPE, "data": data}
             )
+            before = self._known([made]).get(made.key)
+            if before is not None:
+                return Receipt("duplicate", before.sequence)
+            sequence, subject = self.last_sequence() + 1, found[0].subject
+            mark = self._subjects.fingerprint(subject, _body(made, exclude={"data": {"original"}}))
+            then = (found[0].consent_sequence, found[0].received_at)
+            row = (sequence, *made.key, subject, mark, *then, event_sequence, _body(made).decode())
+            self._database.insert_many(_INSERT, [row])
             return Receipt("accepted", sequence)
-        if known["subject"] == subject and known["fingerprint"] == fingerprint:
-            return Receipt("duplicate", known["sequence"])
-        self.quarantine(event, reason="same_key_other_body")
-        return Receipt("conflict", known["sequence"])
+
+    def _known(self, events: Iterable[FeedbackEvent]) -> dict[Key, _Known]:
+        """Those keys that are in the inbox already."""
+        wanted: dict[tuple[str, str], list[str]] = {}
+        for event in events:
+            wanted.setdefault((event.source, event.type), []).append(event.id)
+        return {
+            (source, row[0], type_): _Known(row[1], row[2], row[3])
+            for (source, type_), ids in wanted.items()
+            for row in self._database.rows_in(
+                "SELECT id, sequence, subject, fingerprint FROM inbox"
+                " WHERE source = ? AND type = ? AND id IN ({marks})",
+                ids,
+                before=(source, type_),
+            )
+        }
+
+    def _holds(self, sequence: int, event: FeedbackEvent) -> bool:
+        """Whether the event stored there is this one, written by an earlier release in another form."""
+        stored = self._database.value("SELECT body FROM inbox WHERE sequence = ?", (sequence,))
+        return stored is not None and FeedbackEvent.model_validate_json(stored) == event
+
+    def _consent_sequence(self) -> int:
+        return int(self._database.value("SELECT COALESCE(MAX(sequence), 0) FROM consent"))
+
+    # --- what was not taken -----------------------------------------------------------------------------------
 
     def quarantine(self, event: FeedbackEvent, *, reason: str) -> None:
         self._database.insert(
@@ -91,7 +190,7 @@ class Inbox:
             subject=event.data.subject,
             reason=reason,
             received_at=self._database.now(),
-            body=event.model_dump_json(),
+            body=_body(event).decode(),
         )
 
     def quarantined(self) -> dict[str, int]:
@@ -99,26 +198,54 @@ class Inbox:
         rows = self._database.rows("SELECT reason, COUNT(*) FROM quarantine GROUP BY reason ORDER BY reason")
         return {row[0]: row[1] for row in rows}
 
+    def quarantine_entries(self, limit: int = 100) -> list[Quarantined]:
+        """The newest quarantined events, oldest of them first."""
+        rows = self._database.rows(
+            "SELECT sequence, source, id, type, subject, reason, received_at, body FROM quarantine"
+            " ORDER BY sequence DESC LIMIT ?",
+            (limit,),
+        )
+        return [Quarantined(*row) for row in reversed(rows)]
+
+    def count_refused(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Add to the count of events that were refused at the door, by (source, reason). Their words are not kept."""
+        now = self._database.now()
+        self._database.insert_many(
+            "INSERT INTO refused_events (source, reason, events, last_at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (source, reason) DO UPDATE"
+            " SET events = refused_events.events + excluded.events, last_at = excluded.last_at",
+            [(source, reason, count, now) for (source, reason), count in counts.items()],
+        )
+
+    def refused(self) -> dict[tuple[str, str], int]:
+        """Events refused at the door, by (source, reason)."""
+        rows = self._database.rows("SELECT source, reason, events FROM refused_events ORDER BY source, reason")
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
     def last_sequence(self) -> int:
         return int(self._database.value("SELECT COALESCE(MAX(sequence), 0) FROM inbox"))
+
+    def first_heard(self, subject: str) -> tuple[int, int] | None:
+        """Where the subject's first event lies, and the consent ledger's sequence when it came."""
+        row = self._database.row(
+            "SELECT sequence, consent_sequence FROM inbox WHERE subject = ? ORDER BY sequence LIMIT 1", (subject,)
+        )
+        return None if row is None else (row[0], row[1])
 
     def read(self, from_sequence: int, to_sequence: int) -> list[Queued]:
         """Events of a range, both ends included, in order."""
         rows = self._database.rows(
-            "SELECT * FROM inbox WHERE sequence BETWEEN ? AND ? ORDER BY sequence", (from_sequence, to_sequence)
+            f"SELECT {_COLUMNS} FROM inbox WHERE sequence BETWEEN ? AND ? ORDER BY sequence",
+            (from_sequence, to_sequence),
         )
-        return [
-            Queued(
-                sequence=row["sequence"],
-                source=row["source"],
-                subject=row["subject"],
-                consent_sequence=row["consent_sequence"],
-                received_at=row["received_at"],
-                fingerprint=row["fingerprint"],
-                event=None if row["body"] is None else FeedbackEvent.model_validate_json(row["body"]),
-            )
-            for row in rows
-        ]
+        read = FeedbackEvent.model_validate_json
+        with _undisturbed():
+            return [
+                Queued(number, source, subject, consent, then, mark, original, None if body is None else read(body))
+                for number, source, subject, consent, then, mark, original, body in rows
+            ]
 
     def review(self, sequence: int, review: Review) -> None:
         """Record a reviewer's word on the answer that an event is about. The first word of a reviewer stands."""
@@ -130,12 +257,12 @@ class Inbox:
 
     def reviews(self, sequences: Iterable[int]) -> dict[int, list[Review]]:
         found: dict[int, list[Review]] = {}
-        for sequence in sequences:
-            rows = self._database.rows(
-                "SELECT reviewer, approved, reason FROM review WHERE event_sequence = ? ORDER BY reviewer", (sequence,)
-            )
-            if rows:
-                found[sequence] = [Review(row[0], bool(row[1]), row[2]) for row in rows]
+        for row in self._database.rows_in(
+            "SELECT event_sequence, reviewer, approved, reason FROM review WHERE event_sequence IN ({marks})"
+            " ORDER BY event_sequence, reviewer",
+            sequences,
+        ):
+            found.setdefault(row[0], []).append(Review(row[1], bool(row[2]), row[3]))
         return found
 
     def erase(self, subject: str) -> int:
@@ -145,3 +272,22 @@ class Inbox:
             return self._database.execute(
                 "UPDATE inbox SET body = NULL, fingerprint = NULL WHERE subject = ? AND body IS NOT NULL", (subject,)
             )
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Thousands of new objects set off the cycle collector again and again, and none of them is garbage: half of the
+    time of a long read would be its."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _body(event: FeedbackEvent, **options: Any) -> bytes:
+    """An event as it is stored and fingerprinted: what differs from the defaults, in the order of the fields. A field
+    that is added later, with a default, changes neither."""
+    return event.__pydantic_serializer__.to_json(event, exclude_defaults=True, **options)

@@ -8,31 +8,54 @@ from pathlib import Path
 
 from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.database import Clock, Database, utc_now
+from plumbline.stores.exports import Exports
 from plumbline.stores.inbox import Inbox
 from plumbline.stores.lineage import Lineage
 from plumbline.stores.payloads import Payloads
 from plumbline.stores.publications import Publications
 from plumbline.stores.releases import Releases
+from plumbline.stores.reviews import Reviews
 from plumbline.stores.runs import Runs
+from plumbline.stores.sqlite import SQLiteDatabase
 from plumbline.stores.subjects import SubjectKeys
+
+SERVER = ("postgresql://", "postgres://")
+
+
+def open_database(location: Path | str, *, clock: Clock = utc_now, must_exist: bool = False) -> Database:
+    """The database at a path or URL, migrated; a new one is made unless it `must_exist`."""
+    if isinstance(location, str) and location.startswith(SERVER):
+        from plumbline.stores.postgresql import PostgreSQLDatabase
+
+        return PostgreSQLDatabase(location, clock=clock, must_exist=must_exist)
+    return SQLiteDatabase(location, clock=clock, must_exist=must_exist)
 
 
 class Ledger:
-    """Open (and migrate) the ledger at `path`.
+    """Open (and migrate) the ledger at a path (SQLite) or a `postgresql://` URL.
 
-    `clock` is for tests and replays. `secret` makes salts repeatable on a fresh store; see `SubjectKeys` for why
-    production leaves it out.
+    With `must_exist`, an empty place is refused and not filled. `clock` is for tests and replays. `secret` makes
+    salts repeatable on a fresh store; see `SubjectKeys` for why production leaves it out.
     """
 
-    def __init__(self, path: Path | str, *, clock: Clock = utc_now, secret: bytes | None = None) -> None:
-        self.database = Database(path, clock=clock)
+    def __init__(
+        self,
+        location: Path | str,
+        *,
+        clock: Clock = utc_now,
+        secret: bytes | None = None,
+        must_exist: bool = False,
+    ) -> None:
+        self.database = open_database(location, clock=clock, must_exist=must_exist)
         self.subjects = SubjectKeys(self.database, secret)
         self.inbox = Inbox(self.database, self.subjects)
         self.consent = ConsentLedger(self.database)
         self.runs = Runs(self.database)
-        self.publications = Publications(self.database, self.consent, self.runs)
         self.payloads = Payloads(self.database)
+        self.publications = Publications(self.database, self.consent, self.runs, self.payloads)
         self.releases = Releases(self.database)
+        self.reviews = Reviews(self.database)
+        self.exports = Exports(self.database, self.consent)
         self.lineage = Lineage(self.database, self.publications)
 
     def close(self) -> None:

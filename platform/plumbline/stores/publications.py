@@ -6,15 +6,19 @@ that person*: a withdrawal either committed before (and is seen) or commits afte
 only removes, follows).
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from plumbline.errors import PlumblineError
-from plumbline.records import DatasetManifest, Split
+from plumbline.records import DatasetChanges, DatasetManifest, Member, Split
+from plumbline.records.merkle import named, raw
 from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.database import Database
+from plumbline.stores.payloads import Packed, Payloads
 from plumbline.stores.runs import Lease, Runs
+from plumbline.stores.tree import Tree, TreeChange
 
 
 class ConsentLost(PlumblineError):
@@ -39,29 +43,32 @@ class Published:
     replayed: bool = False
 
 
-@dataclass(frozen=True)
-class Signature:
-    """Keyed hashes that find equal and similar texts again without keeping the text. Erased with the example."""
-
-    text_key: str
-    prompt_key: str
-    conversation_key: str
-    bands: bytes
-
-
-@dataclass(frozen=True)
-class MemberDetail:
-    """What the ledger keeps about a new member beside the manifest's own row."""
+@dataclass(frozen=True, slots=True)
+class NewExample:
+    """What the ledger keeps about a new member beside the manifest's own row: where it came from, and where its payload
+    lies in the pack that is published with it."""
 
     origin: str
-    signature: Signature
-    event_sequence: int | None = None
+    event_sequence: int | None
+    place: int
+    length: int
 
 
 @dataclass(frozen=True)
-class Membership:
-    """One example's time in a dataset: from version `added_in` until `removed_in` (None: still there)."""
+class NewExamples:
+    """A version's new examples in the order of its changes, the first id reserved for them, and their pack."""
 
+    first_id: int
+    examples: tuple[NewExample, ...]
+    pack: Packed
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One example's time in a dataset: from version `added_in` until `removed_in` (None: still there). `pack` is None
+    once its payload is erased."""
+
+    id: int
     dataset: str
     address: str
     subject: str | None
@@ -69,35 +76,67 @@ class Membership:
     split: Split
     slice: str
     cluster: str
+    licence: str
     event_sequence: int | None
+    pack: int | None
+    place: int | None
+    length: int | None
     added_in: int
     removed_in: int | None
 
+    @property
+    def member(self) -> Member:
+        return Member(
+            address=self.address,
+            split=self.split,
+            slice=self.slice,
+            cluster=self.cluster,
+            subject=self.subject,
+            licence=self.licence,
+        )
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Where somebody's published examples are: a side of the split, and a cluster."""
+
+    subject: str
+    split: Split
+    cluster: str
+
 
 class Publications:
-    def __init__(self, database: Database, consent: ConsentLedger, runs: Runs) -> None:
+    def __init__(self, database: Database, consent: ConsentLedger, runs: Runs, payloads: Payloads) -> None:
         self._database = database
         self._consent = consent
         self._runs = runs
+        self._payloads = payloads
+        self.tree = Tree(database)
 
     def publish(
-        self, manifest: DatasetManifest, details: Mapping[str, MemberDetail], *, lease: Lease | None = None
+        self,
+        manifest: DatasetManifest,
+        changes: DatasetChanges,
+        tree: TreeChange,
+        new: NewExamples | None = None,
+        *,
+        lease: Lease | None = None,
     ) -> Published:
         """Make a version exist, or raise and change nothing.
 
-        `details` has an entry for every member that the parent does not have. Publishing a run key again returns
-        the version it already made. Raises StaleLease, HeadMoved, ConsentLost, or PlumblineError for a manifest
-        that does not balance or whose root is not its members'.
+        `new` has an example for every added member, in their order; `tree` was planned on the parent. Publishing a run
+        key again returns the version it already made. Raises StaleLease, HeadMoved, ConsentLost, PackGone, or
+        PlumblineError for a manifest that does not balance or is not of these changes.
         """
-        _check_arithmetic(manifest)
+        _check_arithmetic(manifest, changes, tree)
         with self._database.transaction():
             existing = self._published("SELECT * FROM publication WHERE run_key = ?", (manifest.run_key,))
             if existing is not None:
                 return existing
             self._runs.check_lease(lease)
             self._check_head(manifest)
-            self._check_consent(manifest)
-            self._write(manifest, details, lease)
+            self._check_consent(manifest, changes)
+            self._write(manifest, changes, tree, new, lease)
             found = self._published("SELECT * FROM publication WHERE run_key = ?", (manifest.run_key,), replayed=False)
             assert found is not None
             return found
@@ -127,28 +166,99 @@ class Publications:
     def datasets(self) -> list[str]:
         return [row[0] for row in self._database.rows("SELECT dataset FROM head ORDER BY dataset")]
 
-    def current_members(self, dataset: str) -> list[Membership]:
-        return self.memberships("dataset = ? AND removed_in IS NULL", (dataset,))
-
     def sizes(self, dataset: str) -> dict[str, int]:
         """Examples in the head version by split; both splits are always named."""
         rows = self._database.rows(
-            "SELECT split, COUNT(*) FROM membership WHERE dataset = ? AND removed_in IS NULL GROUP BY split", (dataset,)
+            "SELECT split, SUM(members) AS n FROM person WHERE dataset = ? GROUP BY split", (dataset,)
         )
-        return {"train": 0, "held_out": 0} | {row[0]: row[1] for row in rows}
+        return {"train": 0, "held_out": 0} | {row["split"]: int(row["n"]) for row in rows}
+
+    def members(self, dataset: str, version: int | None = None) -> list[Membership]:
+        """The examples of a version (default: the head), in address order. Reads all of them."""
+        inside, parameters = "removed_in IS NULL", [dataset]
+        if version is not None:
+            inside = f"added_in <= {version:d} AND (removed_in IS NULL OR removed_in > {version:d})"
+        found = self.memberships(f"dataset = ? AND {inside}", parameters)
+        return sorted(found, key=lambda member: member.address)
 
     def memberships(self, where: str, parameters: Sequence[Any]) -> list[Membership]:
-        """Membership rows; `where` is a literal of this package, never input."""
-        rows = self._database.rows(f"SELECT * FROM membership WHERE {where} ORDER BY dataset, address", parameters)
-        return [Membership(**dict(row)) for row in rows]
+        """Example rows, oldest first; `where` is a literal of this package, never input."""
+        rows = self._database.rows(f"SELECT * FROM example WHERE {where} ORDER BY id", parameters)
+        return [_membership(row) for row in rows]
+
+    def by_ids(self, ids: Sequence[int]) -> dict[int, Membership]:
+        rows = self._database.rows_in("SELECT * FROM example WHERE id IN ({marks})", ids)
+        return {row["id"]: _membership(row) for row in rows}
+
+    def find_address(self, address: str) -> list[Membership]:
+        """Every time an example was in a dataset: looked up for heads, searched for among what was removed."""
+        wanted = raw(address)
+        found: list[Membership] = []
+        for dataset in self.datasets():
+            found += self.by_ids(list(self.tree.find(dataset, [wanted]).values())).values()
+        found += self.memberships("removed_in IS NOT NULL AND address = ?", (wanted,))
+        return found
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` example ids that nobody else will use; those of a failed publication stay unused."""
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT INTO counter VALUES ('example', ?) ON CONFLICT (name) DO UPDATE SET last = counter.last + ?",
+                (count, count),
+            )
+            return int(self._database.value("SELECT last FROM counter WHERE name = 'example'")) - count + 1
+
+    def in_head(self, dataset: str, addresses: Sequence[str]) -> dict[str, int]:
+        """Those addresses that are in the head, with their examples' ids."""
+        found = self.tree.find(dataset, [raw(address) for address in addresses])
+        return {named(address): number for address, number in found.items()}
+
+    def by_address(self, dataset: str, addresses: Sequence[str]) -> list[Membership]:
+        """The head's examples at these addresses."""
+        return list(self.by_ids(list(self.in_head(dataset, addresses).values())).values())
+
+    def anchors(self, dataset: str, subjects: Sequence[str]) -> list[Anchor]:
+        """On which sides, and in which clusters, people have examples that came from what they did."""
+        rows = self._database.rows_in(
+            "SELECT DISTINCT subject, split, cluster FROM person WHERE dataset = ? AND seed = 0"
+            " AND subject IN ({marks})",
+            subjects,
+            before=(dataset,),
+        )
+        return [Anchor(row["subject"], row["split"], row["cluster"]) for row in rows]
+
+    def with_members(self, dataset: str, subjects: Sequence[str]) -> set[str]:
+        """Those of these people who have examples in the head."""
+        rows = self._database.rows_in(
+            "SELECT DISTINCT subject FROM person WHERE dataset = ? AND subject IN ({marks})",
+            subjects,
+            before=(dataset,),
+        )
+        return {row["subject"] for row in rows}
+
+    def of_subjects(self, dataset: str, subjects: Sequence[str]) -> list[Membership]:
+        """The head's examples of these people."""
+        rows = self._database.rows_in(
+            "SELECT * FROM example WHERE dataset = ? AND removed_in IS NULL AND subject IN ({marks})",
+            subjects,
+            before=(dataset,),
+        )
+        return sorted((_membership(row) for row in rows), key=lambda member: member.address)
+
+    def removed_with_words(self, dataset: str) -> list[int]:
+        """Ids of examples that left the dataset and whose payloads are still there."""
+        rows = self._database.rows(
+            "SELECT id FROM example WHERE dataset = ? AND removed_in IS NOT NULL AND pack IS NOT NULL", (dataset,)
+        )
+        return [row["id"] for row in rows]
 
     def uncovered(self, dataset: str) -> set[str]:
         """Subjects in the head version whose consent to training no longer holds: they must be removed."""
         head = self.head(dataset)
         if head is None:
             return set()
-        subjects = {member.subject for member in self.current_members(dataset) if member.subject is not None}
-        return self._lost(subjects, head.consent_sequence)
+        ended = self._consent.ended("training", after=head.consent_sequence, now=self._database.clock())
+        return self.with_members(dataset, sorted(ended))
 
     # --- the checks and writes of `publish` -------------------------------------------------------------------
 
@@ -162,15 +272,23 @@ class Publications:
                 remedy="start the run again; it is built on the new head",
             )
 
-    def _check_consent(self, manifest: DatasetManifest) -> None:
+    def _check_consent(self, manifest: DatasetManifest, changes: DatasetChanges) -> None:
         if self._consent.head_at(manifest.consent_sequence).digest != manifest.consent_head:
             raise PlumblineError(
                 f"the consent ledger has no entry {manifest.consent_sequence} with the manifest's digest",
                 consequence="the version is not published: it was checked against another ledger",
                 remedy="verify the consent ledger, then start the run again",
             )
-        subjects = {member.subject for member in manifest.members if member.subject is not None}
-        lost = self._lost(subjects, manifest.consent_sequence)
+        now, head = self._database.clock(), self._consent.head().sequence
+        ended = self._consent.ended("training", after=manifest.consent_sequence, now=now)
+        added = {member.subject for member in changes.added if member.subject is not None}
+        standings = self._consent.standings(sorted(added), "training")
+        lost = {subject for subject in added if not standings[subject].covers(head, now).covered} | (added & ended)
+        staying = self.with_members(manifest.dataset, sorted(ended - lost))
+        if staying:
+            going = set(changes.removed)
+            here = self.of_subjects(manifest.dataset, sorted(staying))
+            lost |= {str(member.subject) for member in here if member.address not in going}
         if lost:
             raise ConsentLost(
                 f"consent of {len(lost)} subject(s) in the candidate does not hold now",
@@ -178,16 +296,14 @@ class Publications:
                 remedy="start the run again; it is built without them",
             )
 
-    def _lost(self, subjects: set[str], since: int) -> set[str]:
-        now, head = self._database.clock(), self._consent.head().sequence
-        withdrawn = self._consent.withdrawn_between("training", since, head)
-        return {
-            subject
-            for subject in subjects
-            if subject in withdrawn or not self._consent.covers(subject, "training", head, now).covered
-        }
-
-    def _write(self, manifest: DatasetManifest, details: Mapping[str, MemberDetail], lease: Lease | None) -> None:
+    def _write(
+        self,
+        manifest: DatasetManifest,
+        changes: DatasetChanges,
+        tree: TreeChange,
+        new: NewExamples | None,
+        lease: Lease | None,
+    ) -> None:
         dataset, version, digest = manifest.dataset, manifest.version, manifest.digest
         self._database.insert(
             "publication",
@@ -203,35 +319,55 @@ class Publications:
             fencing_token=0 if lease is None else lease.token,
             published_at=self._database.now(),
         )
-        members = {member.address: member for member in manifest.members}
-        current = {member.address for member in self.current_members(dataset)}
-        self._database.insert_many(
-            "UPDATE membership SET removed_in = ? WHERE dataset = ? AND address = ? AND removed_in IS NULL",
-            [(version, dataset, address) for address in sorted(current - members.keys())],
-        )
-        added = [(member, details[address]) for address, member in members.items() if address not in current]
-        self._database.insert_many(
-            "INSERT INTO membership VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            [
-                (dataset, new.address, new.subject, kept.origin, new.split, new.slice, new.cluster,
-                 kept.event_sequence, version)
-                for new, kept in added
-            ],
-        )  # fmt: skip
-        self._database.insert_many(
-            "INSERT INTO signature VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            [
-                (new.address, dataset, kept.signature.text_key, kept.signature.prompt_key,
-                 kept.signature.conversation_key, kept.signature.bands)
-                for new, kept in added
-            ],
-        )  # fmt: skip
+        self._remove(dataset, version, changes.removed)
+        self.tree.write(dataset, tree, {} if new is None else self._add(dataset, version, changes.added, new))
         self._database.execute(
             "INSERT INTO head VALUES (?, ?, ?)"
             " ON CONFLICT (dataset) DO UPDATE SET version = excluded.version, digest = excluded.digest",
             (dataset, version, digest),
         )
         self._runs.advance_run(manifest.run_key, "published", state="published")
+
+    def _add(self, dataset: str, version: int, added: Sequence[Member], new: NewExamples) -> dict[bytes, int]:
+        """Rows for new members, with consecutive ids; the ids by address."""
+        stored = self._payloads.publish(new.pack)
+        addresses = [raw(member.address) for member in added]
+        self._database.insert_many(
+            "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            [
+                (new.first_id + number, dataset, addresses[number], member.subject, kept.origin, member.split,
+                 member.slice, member.cluster, member.licence, kept.event_sequence, stored, kept.place, kept.length,
+                 version)
+                for number, (member, kept) in enumerate(zip(added, new.examples, strict=True))
+            ],
+        )  # fmt: skip
+        counts: dict[tuple[str, str, str, int], int] = defaultdict(int)
+        for member, kept in zip(added, new.examples, strict=True):
+            counts[(member.subject or "", member.split, member.cluster, int(kept.event_sequence is None))] += 1
+        self._count(dataset, counts)
+        return {address: new.first_id + number for number, address in enumerate(addresses)}
+
+    def _remove(self, dataset: str, version: int, removed: Sequence[str]) -> None:
+        going = self.by_ids(list(self.in_head(dataset, removed).values()))
+        self._database.insert_many(
+            "UPDATE example SET removed_in = ? WHERE id = ?", [(version, number) for number in going]
+        )
+        gone: dict[tuple[str, str, str, int], int] = defaultdict(int)
+        for member in going.values():
+            gone[(member.subject or "", member.split, member.cluster, int(member.event_sequence is None))] -= 1
+        self._count(dataset, gone)
+        self._database.insert_many(
+            "DELETE FROM person WHERE dataset = ? AND subject = ? AND split = ? AND cluster = ? AND seed = ?"
+            " AND members = 0",
+            [(dataset, *who) for who in gone],
+        )
+
+    def _count(self, dataset: str, changes: Mapping[tuple[str, str, str, int], int]) -> None:
+        self._database.insert_many(
+            "INSERT INTO person VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (dataset, subject, split, cluster, seed)"
+            " DO UPDATE SET members = person.members + excluded.members",
+            [(dataset, *who, count) for who, count in changes.items()],
+        )
 
     def _published(self, sql: str, parameters: Sequence[Any], *, replayed: bool = True) -> Published | None:
         row = self._database.row(sql, parameters)
@@ -243,7 +379,11 @@ def _published_row(row: Any, *, replayed: bool = True) -> Published:
     return Published(**{name: row[name] for name in fields}, replayed=replayed)
 
 
-def _check_arithmetic(manifest: DatasetManifest) -> None:
+def _membership(row: Any) -> Membership:
+    return Membership(**{**dict(row), "address": named(row["address"])})
+
+
+def _check_arithmetic(manifest: DatasetManifest, changes: DatasetChanges, tree: TreeChange) -> None:
     if not manifest.balanced:
         raise PlumblineError(
             f"{manifest.sealed} events were sealed, but {manifest.accepted} accepted and "
@@ -251,10 +391,11 @@ def _check_arithmetic(manifest: DatasetManifest) -> None:
             consequence="the version is not published: some event is unaccounted for",
             remedy="this is a fault in plumbline; report it with the run key",
         )
-    addresses = {member.address for member in manifest.members}
-    if len(addresses) != len(manifest.members) or manifest.computed_root() != manifest.root:
+    addresses = {member.address for member in changes.added}
+    whole = len(addresses) == len(changes.added) and manifest.changes == changes.digest
+    if not whole or manifest.root != tree.root:
         raise PlumblineError(
-            "the manifest's root is not the Merkle root of its members, or a member appears twice",
+            "the manifest's root is not that of its parent with these changes, or a member appears twice",
             consequence="the version is not published: it could not be verified later",
             remedy="build the manifest again from its members",
         )

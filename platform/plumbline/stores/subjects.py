@@ -7,11 +7,14 @@ else. What remains (an address, a run key) is then a commitment that says nothin
 
 With a `secret`, keys are derived from it instead of drawn, so that a demonstration or a test on a fresh store
 gives the same digests again. Whoever keeps that secret could recompute erased salts: leave it out in production.
+
+Beside the keys lies which source spoke of a subject first. That is no secret and is not erased: it says who may
+manage the person's consent.
 """
 
-import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable, Mapping
 
 from plumbline.stores.database import Database
 
@@ -26,26 +29,56 @@ class SubjectKeys:
     def key(self, subject: str) -> bytes:
         """The subject's 32-byte key, made on first use."""
         found = self._database.value("SELECT key FROM subject_key WHERE subject = ?", (subject,))
-        if found is not None:
-            return bytes(found)
-        with self._database.transaction():
-            found = self._database.value("SELECT key FROM subject_key WHERE subject = ?", (subject,))
-            if found is not None:
-                return bytes(found)
-            if self._secret is None:
-                key = secrets.token_bytes(32)
-            else:
-                key = hmac.digest(self._secret, subject.encode(), "sha256")
-            self._database.insert("subject_key", subject=subject, key=key)
-            return key
+        return bytes(found) if found is not None else self.keys([subject])[subject]
 
-    def salt(self, subject: str, example_digest: str) -> bytes:
-        """16 bytes that only the holder of the subject's key can derive again."""
-        return hmac.digest(self.key(subject), b"salt:" + example_digest.encode("ascii"), "sha256")[:16]
+    def keys(self, subjects: Iterable[str]) -> dict[str, bytes]:
+        """The keys of many subjects at once, made where there is none yet."""
+        wanted = dict.fromkeys(subjects)
+        with self._database.transaction():
+            found = self._stored(wanted)
+            if missing := [subject for subject in wanted if subject not in found]:
+                self._database.insert_many(
+                    "INSERT INTO subject_key (subject, key) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                    [(subject, self._new(subject)) for subject in missing],
+                )
+                found |= self._stored(missing)
+            return found
+
+    def _stored(self, subjects: Iterable[str]) -> dict[str, bytes]:
+        sql = "SELECT subject, key FROM subject_key WHERE subject IN ({marks})"
+        return {row[0]: bytes(row[1]) for row in self._database.rows_in(sql, subjects)}
+
+    def _new(self, subject: str) -> bytes:
+        if self._secret is None:
+            return secrets.token_bytes(32)
+        return hmac.digest(self._secret, subject.encode(), "sha256")
 
     def fingerprint(self, subject: str, data: bytes) -> str:
         """A keyed digest, written like any other: equal data of one subject have equal fingerprints."""
-        return "sha256:" + hmac.new(self.key(subject), b"event:" + data, hashlib.sha256).hexdigest()
+        return fingerprint(self.key(subject), data)
 
     def erase(self, subject: str) -> None:
         self._database.execute("DELETE FROM subject_key WHERE subject = ?", (subject,))
+
+    # --- who speaks for whom ----------------------------------------------------------------------------------
+
+    def claim(self, sources: Mapping[str, str]) -> None:
+        """Note the source of each subject that no source spoke of before. The first one stands."""
+        self._database.insert_many(
+            "INSERT INTO subject_source (subject, source) VALUES (?, ?) ON CONFLICT DO NOTHING", list(sources.items())
+        )
+
+    def first_source(self, subject: str) -> str | None:
+        """The source that spoke of the subject first, by an event or by a consent; None when none did."""
+        found: str | None = self._database.value("SELECT source FROM subject_source WHERE subject = ?", (subject,))
+        return found
+
+
+def fingerprint(key: bytes, data: bytes) -> str:
+    """The fingerprint of `data` under a subject's key that is at hand."""
+    return "sha256:" + hmac.digest(key, b"event:" + data, "sha256").hex()
+
+
+def salt_of(key: bytes, example_digest: str) -> bytes:
+    """16 bytes that only the holder of the subject's key can derive again."""
+    return hmac.digest(key, b"salt:" + example_digest.encode("ascii"), "sha256")[:16]

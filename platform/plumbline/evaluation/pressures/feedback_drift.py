@@ -29,7 +29,7 @@ def measure(evidence: Evidence) -> PressureReading:
     if old is None or new is None:
         return not_measured(NAME, "two dataset versions are needed, the one before and this one")
     statistics = {
-        "psi_slice": _psi([m.slice for m in old.manifest.members], [m.slice for m in new.manifest.members]),
+        "psi_slice": _psi(list(Counter(old.manifest.slices).elements()), list(Counter(new.manifest.slices).elements())),
         "older_version": float(old.manifest.version),
         "newer_version": float(new.manifest.version),
     }

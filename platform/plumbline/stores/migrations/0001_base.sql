@@ -1,6 +1,6 @@
 -- The ledger database. Sequences order everything; clocks are kept for people and for expiry, never for order.
 -- Tables whose history is evidence refuse UPDATE and DELETE by trigger. Columns that hold a person's words
--- (inbox.body, quarantine.body) or can be traced back to them (fingerprint, signature, subject_key) are erasable.
+-- (inbox.body, quarantine.body) or can be traced back to them (fingerprint, subject_key) are erasable.
 
 CREATE TABLE subject_key (
     subject TEXT PRIMARY KEY,
@@ -107,47 +107,77 @@ CREATE TABLE publication (
     PRIMARY KEY (dataset, version)
 ) STRICT;
 
-CREATE TABLE membership (
+-- One row per example and time in a dataset: from version added_in until removed_in (NULL: still there). `address` is
+-- the 32 bytes of the digest; the payload lies in a pack (pack, place, length), all three NULL once it is erased.
+CREATE TABLE example (
+    id INTEGER PRIMARY KEY,
     dataset TEXT NOT NULL,
-    address TEXT NOT NULL,
+    address BLOB NOT NULL,
     subject TEXT,
     origin TEXT NOT NULL,
     split TEXT NOT NULL,
     slice TEXT NOT NULL,
     cluster TEXT NOT NULL,
+    licence TEXT NOT NULL,
     event_sequence INTEGER,
+    pack INTEGER,
+    place INTEGER,
+    length INTEGER,
     added_in INTEGER NOT NULL,
-    removed_in INTEGER,
-    PRIMARY KEY (dataset, address, added_in)
+    removed_in INTEGER
 ) STRICT;
-CREATE INDEX membership_by_subject ON membership (subject);
-CREATE INDEX membership_by_address ON membership (address);
-CREATE INDEX membership_by_event ON membership (event_sequence);
+CREATE INDEX example_by_subject ON example (subject) WHERE subject IS NOT NULL;
+CREATE INDEX example_by_event ON example (event_sequence) WHERE event_sequence IS NOT NULL;
+CREATE INDEX example_by_version ON example (dataset, added_in);
+CREATE INDEX example_removed ON example (dataset, removed_in) WHERE removed_in IS NOT NULL;
+CREATE INDEX example_removed_with_words ON example (dataset) WHERE removed_in IS NOT NULL AND pack IS NOT NULL;
+
+-- Who has examples in the head, on which side and in which cluster: a person's next example goes where theirs are.
+-- `seed` 1 counts examples that were written for the purpose: their authors are no users and tie nothing.
+CREATE TABLE person (
+    dataset TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    split TEXT NOT NULL,
+    cluster TEXT NOT NULL,
+    seed INTEGER NOT NULL CHECK (seed IN (0, 1)),
+    members INTEGER NOT NULL,
+    PRIMARY KEY (dataset, subject, split, cluster, seed)
+) STRICT;
+
+CREATE TABLE counter (
+    name TEXT PRIMARY KEY,
+    last INTEGER NOT NULL
+) STRICT;
+
+-- Files of payloads. Written here before the file is, so that what a killed run leaves behind is found and deleted.
+CREATE TABLE pack (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    dataset TEXT NOT NULL,
+    published INTEGER NOT NULL CHECK (published IN (0, 1))
+) STRICT;
+CREATE INDEX pack_unpublished ON pack (dataset) WHERE published = 0;
+
+-- The Merkle tree of every head (records/merkle.py): sorted addresses by bucket with their examples' ids (8 bytes each,
+-- little-endian), and bucket digests by group.
+CREATE TABLE bucket (
+    dataset TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    addresses BLOB NOT NULL,
+    ids BLOB NOT NULL,
+    PRIMARY KEY (dataset, bucket)
+) STRICT;
+CREATE TABLE bucket_group (
+    dataset TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    digests BLOB NOT NULL,
+    PRIMARY KEY (dataset, number)
+) STRICT;
 
 CREATE TABLE head (
     dataset TEXT PRIMARY KEY,
     version INTEGER NOT NULL,
     digest TEXT NOT NULL REFERENCES publication (digest)
-) STRICT;
-
--- Written before the payload blob is, so that erasure finds even what a killed run left behind.
-CREATE TABLE payload (
-    address TEXT NOT NULL,
-    dataset TEXT NOT NULL,
-    subject TEXT,
-    PRIMARY KEY (address, dataset)
-) STRICT;
-CREATE INDEX payload_by_subject ON payload (subject);
-
--- Keyed hashes of a text and its near-duplicate bands: derived personal data, erased with the example.
-CREATE TABLE signature (
-    address TEXT NOT NULL,
-    dataset TEXT NOT NULL,
-    text_key TEXT NOT NULL,
-    prompt_key TEXT NOT NULL,
-    conversation_key TEXT NOT NULL,
-    bands BLOB NOT NULL,
-    PRIMARY KEY (address, dataset)
 ) STRICT;
 
 CREATE TABLE erasure (

@@ -1,0 +1,67 @@
+{{/* Whether the ledger or the blobs are files on the data volume: "yes", or nothing. */}}
+{{- define "plumbline.onDisk" -}}
+{{- if not (and .Values.ledger.existingSecret .Values.blobs.url) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The settings of an S3-compatible store that are no secret. */}}
+{{- define "plumbline.blobsEnv" -}}
+{{- with .Values.blobs -}}
+{{- $env := dict -}}
+{{- if .url -}}
+{{- with .endpoint -}}{{- $_ := set $env "AWS_ENDPOINT_URL" . -}}{{- end -}}
+{{- with .region -}}{{- $_ := set $env "AWS_DEFAULT_REGION" . -}}{{- end -}}
+{{- end -}}
+{{- toJson $env -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Environment that says where the ledger and the blobs are; what is secret by reference only. */}}
+{{- define "plumbline.storeEnv" -}}
+- name: PLUMBLINE_LEDGER
+  {{- if .Values.ledger.existingSecret }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.ledger.existingSecret }}
+      key: {{ .Values.ledger.secretKey }}
+  {{- else }}
+  value: /data/ledger.sqlite
+  {{- end }}
+- name: PLUMBLINE_BLOBS
+  value: {{ default "/data/blobs" .Values.blobs.url }}
+{{- range $name, $value := include "plumbline.blobsEnv" . | fromJson }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- if and .Values.blobs.url .Values.blobs.existingSecret }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.blobs.existingSecret }}
+      key: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The mount and the volume of what is on disk; nothing when nothing is. */}}
+{{- define "plumbline.dataMount" -}}
+{{- if include "plumbline.onDisk" . }}
+- {name: data, mountPath: /data}
+{{- end }}
+{{- end -}}
+
+{{- define "plumbline.dataVolume" -}}
+{{- if include "plumbline.onDisk" . }}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ include "plumbline.dataClaim" . }}
+{{- end }}
+{{- end -}}
+
+{{/* Beside the collector, for whoever opens files that it opens too. */}}
+{{- define "plumbline.dataAffinity" -}}
+{{- if and .Values.collector.enabled (include "plumbline.onDisk" .) }}
+affinity:
+  {{- include "plumbline.besideCollector" . | nindent 2 }}
+{{- end }}
+{{- end -}}

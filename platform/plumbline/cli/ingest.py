@@ -1,0 +1,156 @@
+"""`plumb ingest`: turn collected events into the next dataset version.
+
+Exit codes: 0 published, nothing new, or waiting for approval (`--json` says which), 2 an error with a remedy.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores
+
+if TYPE_CHECKING:
+    from plumbline.feedback import IngestionResult
+    from plumbline.records import Rubric
+    from plumbline.stores import BlobStore, Ledger
+
+
+@click.command()
+@click.argument("name")
+@click.option("--run-key", help="Name of the run from outside (a reconciler's Job).")
+@click.option("--up-to", type=int, help="Last inbox sequence to seal (default: all that is there).")
+@click.option("--approve", "approve_reason", help="Approve the candidate with this reason and publish.")
+@click.option("--approver", default="data-owner", show_default=True, help="Who approves, with --approve.")
+@click.option("--approvals", type=click.IntRange(1, 20), default=1, show_default=True, help="How many must approve.")
+@click.option("--rubric", help="The rubric in force: a YAML file or a digest (default: the micro-world's).")
+@click.option("--removal", is_flag=True, help="Only remove everyone whose consent ended.")
+@as_json
+@stores
+def ingest(
+    name: str,
+    run_key: str | None,
+    up_to: int | None,
+    approve_reason: str | None,
+    approver: str,
+    approvals: int,
+    rubric: str | None,
+    removal: bool,
+    json_out: bool,
+    ledger: Path,
+    blobs: Path,
+) -> None:
+    """Bring a dataset's open run as far as it gets: seal, check, redact, guard, split, wait for approval, publish.
+
+    Killed anywhere, the same command goes on from the last finished stage.
+    """
+    from plumbline.feedback import Ingestion
+    from plumbline.stores import Approval
+
+    in_force = read_rubric_in_force(rubric)
+    store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    head = store.publications.head(dataset_name(name))
+    if head is None:
+        click.echo(f"{name} has no version yet: this is for its first", err=True)
+    if removal or (run_key is None and store.publications.uncovered(name)):
+        _remove(store, kept, name, run_key, alone=removal, json_out=json_out)
+        if removal:
+            return
+
+    def agree(*_: object) -> Approval:
+        return Approval(approver, True, str(approve_reason))
+
+    result = Ingestion(store, kept).run(
+        name,
+        in_force if isinstance(in_force, str) else in_force.digest,
+        approvals_required=approvals,
+        approve=agree if approve_reason else None,
+        up_to=up_to,
+        run_key=run_key,
+        policy_text=None if isinstance(in_force, str) else policy_text_of(in_force),
+    )
+    if json_out:
+        print_json(in_json(result))
+    else:
+        tell(result, approvals, store.inbox.last_sequence() - store.runs.sealed_sequence(name))
+
+
+def in_json(result: "IngestionResult") -> dict[str, object]:
+    return {
+        "state": result.state,
+        "run_key": result.run_key,
+        "version": result.version.version if result.version else None,
+        "digest": result.version.digest if result.version else None,
+        "candidate": result.candidate.digest if result.candidate else None,
+        "sealed": result.sealed,
+        "accepted": result.accepted,
+        "rejected": result.rejected,
+        "redactions": result.redactions,
+        "not_detected": list(_not_detected()),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
+    }
+
+
+def tell(result: "IngestionResult", approvals: int, waiting: int) -> None:
+    """What a run did, for people: the account of every event, what was redacted, and what is next."""
+    click.echo(f"{result.dataset}: {result.state.replace('_', ' ')}")
+    click.echo(f"  {result.sealed} sealed = {result.accepted} accepted + {sum(result.rejected.values())} refused")
+    for reason, count in sorted(result.rejected.items()):
+        click.echo(f"    {count:6d}  {reason}")
+    if result.sealed:
+        found = ", ".join(f"{count} {name}" for name, count in sorted(result.redactions.items())) or "nothing found"
+        click.echo(f"  redacted: {found}; not detected: {', '.join(_not_detected())} (recall: plumb redact check)")
+    if result.state == "awaiting_approval" and result.candidate is not None:
+        click.echo(
+            f"  candidate {result.candidate.digest} waits for {approvals} approval(s); --approve REASON gives one"
+        )
+    if result.version is not None:
+        click.echo(f"  version {result.version.version}: {result.version.digest}")
+    if result.state == "published" and waiting > 0:
+        click.echo(f"  {waiting} events wait for the next run: the same command seals them")
+
+
+def read_rubric_in_force(named: str | None) -> "Rubric | str":
+    """The rubric in force: a digest, the file that is named, or the default."""
+    from plumbline.cli.evaluate import read_rubric
+
+    if named and re.fullmatch("sha256:[0-9a-f]{64}", named):
+        return named
+    return read_rubric(Path(named) if named else None)
+
+
+def policy_text_of(rubric: "Rubric") -> str:
+    from plumbline.records import policy_text_digest
+
+    return policy_text_digest(rubric)
+
+
+def _remove(
+    store: "Ledger", blobs: "BlobStore", name: str, run_key: str | None, *, alone: bool, json_out: bool
+) -> None:
+    """The version without everyone whose consent ended. `alone`: nothing is ingested after it."""
+    from plumbline.errors import PlumblineError
+    from plumbline.feedback import publish_removal
+
+    if store.publications.head(name) is None:
+        raise PlumblineError(
+            f"dataset {name!r} has no version",
+            consequence="there is nobody to remove from it",
+            remedy="see `plumb dataset list` for the names",
+        )
+    removed = publish_removal(store, blobs, name, run_key=run_key)
+    if removed is not None:
+        said = f"{name} version {removed.version}: everyone who withdrew is removed; {removed.digest}"
+        click.echo(said, err=json_out)
+    head = store.publications.head(name)
+    if alone and json_out:
+        print_json({"state": "published" if removed else "no_change", "version": head.version if head else None})
+    elif alone and removed is None:
+        click.echo(f"{name}: nobody is to be removed")
+
+
+def _not_detected() -> tuple[str, ...]:
+    from plumbline.feedback import NOT_DETECTED
+
+    return NOT_DETECTED

@@ -1,0 +1,415 @@
+"""`plumb review`: what feedback selected is judged by people, blind, and released when they agree.
+
+Exit codes: 0 done; `agreement` says 1 when labels are blocked (alpha under .667) and 3 when there are too few to tell;
+2 an error with a remedy. REVIEWER and PERSON are identities or pseudonyms (s-...), as in `plumb consent`.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from plumbline.cli.options import PORT, as_json, open_ledger, print_json, read_text, stores, tenant_key
+
+if TYPE_CHECKING:
+    from plumbline.feedback.agreement import Agreement
+    from plumbline.feedback.review import ReviewDesk, Task
+    from plumbline.records import Label, Rubric
+
+F = TypeVar("F", bound=Callable[..., Any])
+VERDICTS, SEVERITIES = ("approve", "reject", "unsure"), ("none", "minor", "major", "severe")
+BLOCKED, TOO_FEW = 1, 3
+WAITS = {
+    "labels": "lack labels",
+    "batch": "wait until the rest of their batch has its labels (or --partial)",
+    "adjudicator": "wait for an adjudicator",
+    "agreement": "are disputed, and labels are too few to tell",
+    "rubric": "are blocked: reviewers disagree too much, revise the rubric",
+}
+
+
+def in_force(command: F) -> F:
+    text = "A rubric file, or the digest of one opened before (default: the one opened last)."
+    return click.option("--rubric", "named", help=text)(command)
+
+
+@click.group()
+def review() -> None:
+    """Judge what feedback selected: two people per item, blind; agreement decides what counts."""
+
+
+@review.command("open")
+@click.option("--rubric", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Rubric YAML.")
+@click.option("--reviewers", type=click.IntRange(2, 20), default=2, show_default=True, help="Labels per item.")
+@click.option("--threshold", type=click.FloatRange(-1, 1), help="Rating that selects an answer (default: ingestion's).")
+@click.option("--reconsider", is_flag=True, help="Look through the whole inbox again, not only what is new.")
+@as_json
+@stores
+def open_(
+    file: Path | None,
+    reviewers: int,
+    threshold: float | None,
+    reconsider: bool,
+    json_out: bool,
+    ledger: Path,
+    blobs: Path,
+) -> None:
+    """Select what arrived since the last opening; put again what another rubric judged by rules that changed."""
+    from plumbline.cli.evaluate import read_rubric
+    from plumbline.feedback.review import ReviewDesk
+
+    rubric = read_rubric(file)
+    desk = ReviewDesk(open_ledger(ledger, must_exist=True), threshold=threshold)
+    stale = desk.stale_items(rubric)
+    found = desk.open_items(rubric, reviewers=reviewers, reconsider=reconsider)
+    if json_out:
+        marked = {"unsettled": len(stale.unsettled), "settled": len(stale.settled), "released": list(stale.released)}
+        print_json({**asdict(found), "rubric": rubric.digest, "stale": marked})
+        return
+    opened = sum(found.opened.values())
+    click.echo(f"batch {found.batch}: {opened} new items" if found.batch else "nothing new to review")
+    for what, count in found.opened.items():
+        click.echo(f"  {count:6d}  {what}")
+    for reason, count in found.left.items():
+        click.echo(f"  {count:6d}  left out: {reason.replace('_', ' ')}")
+    if found.again:
+        click.echo(f"  {found.again:6d}  put again: the rubric or their text changed")
+    if stale.released:
+        click.echo(f"  {len(stale.released):6d}  released examples need review again: a rule they rest on changed")
+    if found.closed_revisions:
+        click.echo(f"  {found.closed_revisions:6d}  rubric revisions closed by this rubric")
+
+
+@review.command()
+@click.argument("reviewer")
+@click.option("--adjudicate", is_flag=True, help="What waits for a decision instead of a label.")
+@in_force
+@as_json
+@stores
+def queue(reviewer: str, adjudicate: bool, named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Items that wait for REVIEWER, in an order of their own."""
+    person, desk = _desk(ledger, reviewer)
+    tasks = desk.queue(person, _rubric(desk, named), role="adjudicator" if adjudicate else "reviewer")
+    if json_out:
+        print_json([_seen(task) for task in tasks])
+        return
+    for task in tasks:
+        words = " ".join(_visible(task.text.answer).split())
+        click.echo(f"{task.item.item:6d}  {words[:90] + ('...' if len(words) > 90 else '')}")
+    click.echo(f"{len(tasks)} wait for {reviewer}", err=True)
+
+
+@review.command()
+@click.argument("item", type=int)
+@click.argument("reviewer")
+@as_json
+@stores
+def show(item: int, reviewer: str, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """One item as REVIEWER may see it: redacted, without other labels until it is settled."""
+    person, desk = _desk(ledger, reviewer)
+    task = desk.task(item, person)
+    if json_out:
+        print_json(_seen(task))
+        return
+    click.echo(f"item {item}  text {task.item.text}")
+    for said in task.text.messages:
+        click.echo(f"  {said.role}: {_visible(said.content)}")
+    click.echo(f"  ANSWER: {_visible(task.text.answer)}")
+    if task.text.note:
+        click.echo(f"  somebody wrote about it: {_visible(task.text.note)}")
+    for whose, label in [*(("you", one) for one in [task.mine] if one), *(("another", one) for one in task.labels)]:
+        click.echo(f"  {whose}: {_label_line(label)}")
+
+
+def labelling(command: F) -> F:
+    """The options that say a word."""
+    for option in (
+        click.option("--correct", is_flag=True, help="Replace the word given before; the history keeps both."),
+        click.option("--reason", default="", help="Why, in at most 1000 characters, without personal data."),
+        click.option("--severity", type=click.Choice(SEVERITIES), help="How bad the breach is (for a rejection)."),
+        click.option("--rule", "rules", multiple=True, required=True, help="Area of a rule it rests on; repeatable."),
+        click.option("--text", required=True, help="Digest of the text judged, or its first 12 digits (`show`)."),
+    ):
+        command = option(command)
+    return command
+
+
+@review.command()
+@click.argument("item", type=int)
+@click.argument("reviewer")
+@click.option("--verdict", type=click.Choice(VERDICTS), required=True)
+@labelling
+@stores
+def label(item: int, reviewer: str, verdict: str, correct: bool, ledger: Path, blobs: Path, **said: Any) -> None:
+    """Say whether a policy may learn ITEM's answer under the rubric. The first word stands."""
+    person, desk = _desk(ledger, reviewer)
+    desk.label(item, person, _label(desk, item, person, verdict, said), correct=correct)
+    click.echo(f"item {item}: {verdict}")
+
+
+@review.command()
+@click.argument("item", type=int)
+@click.argument("person")
+@click.option("--verdict", type=click.Choice(VERDICTS[:2]), required=True)
+@labelling
+@stores
+def adjudicate(item: int, person: str, verdict: str, correct: bool, ledger: Path, blobs: Path, **said: Any) -> None:
+    """Decide ITEM, which reviewers disagree on. PERSON may not have labelled it."""
+    who, desk = _desk(ledger, person)
+    desk.adjudicate(item, who, _label(desk, item, who, verdict, said), correct=correct)
+    click.echo(f"item {item}: decided, {verdict}")
+
+
+@review.command()
+@click.option("--partial", is_flag=True, help="Also settle batches in which some items lack labels.")
+@in_force
+@as_json
+@stores
+def settle(partial: bool, named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Settle what agreement allows, and release approved answers to the next ingestion. Safe to repeat."""
+    desk = _open(ledger)
+    found = desk.settle(_rubric(desk, named), partial=partial)
+    if json_out:
+        print_json(asdict(found))
+        return
+    click.echo(f"{len(found.approved)} approved, {len(found.rejected)} rejected, {len(found.released)} released")
+    for batch in found.revisions:
+        click.echo(f"batch {batch}: blocked; a rubric revision is open (plumb review revisions)")
+    if found.overturned:
+        click.echo(f"{len(found.overturned)} released before are rejected now: {', '.join(map(str, found.overturned))}")
+    for what, count in found.waiting.items():
+        click.echo(f"{count:6d}  {WAITS[what]}")
+
+
+@review.command()
+@in_force
+@as_json
+@stores
+def agreement(named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Krippendorff's alpha by batch and rule. Exit 1: blocked (under .667), 3: too few to tell."""
+    from plumbline.feedback.settling import deciding
+
+    desk = _open(ledger)
+    rubric = _rubric(desk, named)
+    everything, batches = desk.agreement(rubric)
+    decided = {batch: found.verdicts.state for batch, found in deciding(desk.docket(rubric)).items()}
+    if json_out:
+        shown = [{**asdict(one), "decided": decided[int(one.batch or 0)]} for one in batches]
+        print_json({"state": everything.verdicts.state, "overall": asdict(everything), "batches": shown})
+    else:
+        for found in [*batches, everything]:
+            click.echo(f"{'all' if found.batch is None else f'batch {found.batch}'}: {_reading(found.verdicts)}")
+            for area, reading in found.rules.items():
+                click.echo(f"    {area:22s} {_reading(reading)}")
+            click.echo(f"    {'severity (ordinal)':22s} {_reading(found.severities)}")
+    states = {everything.verdicts.state, *(decided[int(one.batch or 0)] for one in batches)}
+    if "blocked" in states:
+        sys.exit(BLOCKED)
+    if everything.verdicts.state == "too_few":
+        sys.exit(TOO_FEW)
+
+
+@review.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), help="Default: by the file's ending.")
+@click.option("--for", "reviewer", help="A blank sheet of what waits for this reviewer, without any label.")
+@in_force
+@stores
+def export_(file: Path, kind: str | None, reviewer: str | None, named: str | None, ledger: Path, blobs: Path) -> None:
+    """Write labels to FILE; with --for, what one reviewer is to judge elsewhere."""
+    from plumbline.feedback.labels import LABEL_COLUMNS, SHEET_COLUMNS, label_rows, sheet_rows, write_rows
+    from plumbline.policies.files import write_durably
+
+    person, desk = _desk(ledger, reviewer or "")
+    rubric = _rubric(desk, named)
+    rows = sheet_rows(desk, rubric, person) if reviewer else label_rows(desk, rubric)
+    form = _format(file, kind)
+    text = write_rows(rows, form, SHEET_COLUMNS if reviewer else LABEL_COLUMNS)  # type: ignore[arg-type]
+    write_durably(file, text.encode("utf-8-sig" if form == "csv" else "utf-8"))
+    click.echo(f"{file}: {len(rows)} {'items to judge' if reviewer else 'labels'}")
+
+
+@review.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), help="Default: by the file's ending.")
+@click.option("--reviewer", help="Take labels of this reviewer only; also for rows that name nobody.")
+@stores
+def import_(file: Path, kind: str | None, reviewer: str | None, ledger: Path, blobs: Path) -> None:
+    """Read labels from FILE, all or none: other texts, unknown items and own words are refused with their lines."""
+    from plumbline.feedback.labels import import_labels, read_rows
+
+    text = read_text(file, "a file of labels", consequence="no label was recorded")
+    rows = read_rows(text, _format(file, kind))  # type: ignore[arg-type]
+    desk = _open(ledger)
+    names = tenant_key(ledger, desk.ledger, identity=reviewer or str(next((r.get("reviewer") for _, r in rows), "")))
+    found = import_labels(desk, rows, names.of, reviewer=reviewer)
+    click.echo(f"{found.taken} labels taken, {found.known} there already, {found.blank} left blank")
+
+
+@review.command()
+@as_json
+@stores
+def revisions(json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Rubrics that reviewers could not agree under: the rules to revise first, and disputed texts by digest."""
+    from plumbline.records import short
+
+    found = _open(ledger).reviews.revisions()
+    if json_out:
+        print_json([{**one.model_dump(mode="json"), "state": one.state} for one in found])
+        return
+    for one in found:
+        closed = f"closed by rubric {short(one.closed_by)}" if one.closed_by else "open"
+        click.echo(
+            f"batch {one.batch}, rubric {short(one.rubric)}: alpha {one.alpha:.2f} on {one.items} items; {closed}"
+        )
+        for area, alpha in one.rules:
+            click.echo(f"    {area:22s} {'undefined' if alpha is None else f'{alpha:.2f}'}")
+        click.echo(f"    disputed: {', '.join(map(short, one.examples)) or 'none'}")
+
+
+@review.command()
+@click.argument("reviewers", nargs=-1)
+@click.option("--adjudicator", "adjudicators", multiple=True, help="Somebody who decides; repeatable.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=PORT, default=8091, show_default=True)
+@in_force
+@stores
+def serve(
+    reviewers: tuple[str, ...],
+    adjudicators: tuple[str, ...],
+    host: str,
+    port: int,
+    named: str | None,
+    ledger: Path,
+    blobs: Path,
+) -> None:
+    """Open the review page for REVIEWERS: each gets a link that lets in once. Stops on Ctrl-C or SIGTERM."""
+    import signal
+    import threading
+
+    from plumbline.console.review_page import start_review_page
+    from plumbline.errors import PlumblineError
+
+    invited = [*((who, "reviewer") for who in reviewers), *((who, "adjudicator") for who in adjudicators)]
+    if not invited:
+        raise PlumblineError(
+            "nobody is invited to the review page",
+            consequence="it was not started: nobody could enter",
+            remedy="name reviewers, or --adjudicator PERSON",
+        )
+    desk = _open(ledger)
+    names = tenant_key(ledger, desk.ledger, identity=invited[0][0])
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with start_review_page(desk, _rubric(desk, named), host=host, port=port) as running:
+        for who, role in invited:
+            click.echo(f"{who} ({role}): {running.link(names.of(who), role)}", err=True)  # type: ignore[arg-type]
+        click.echo(f"reviewing at {running.url}; Ctrl-C stops it", err=True)
+        stop.wait()
+    desk.ledger.close()
+
+
+def _open(ledger: Path) -> "ReviewDesk":
+    from plumbline.feedback.review import ReviewDesk
+
+    return ReviewDesk(open_ledger(ledger, must_exist=True))
+
+
+def _desk(ledger: Path, identity: str) -> "tuple[str, ReviewDesk]":
+    """The pseudonym of a person (empty for nobody) and the desk."""
+    desk = _open(ledger)
+    return tenant_key(ledger, desk.ledger, identity=identity).of(identity) if identity else "", desk
+
+
+def _rubric(desk: "ReviewDesk", named: str | None) -> "Rubric":
+    """The rubric that is named, or the one that items were opened under last."""
+    import re
+
+    from plumbline.cli.evaluate import read_rubric
+    from plumbline.errors import PlumblineError
+
+    if named and not re.fullmatch("sha256:[0-9a-f]{64}", named):
+        return read_rubric(Path(named))
+    found = desk.reviews.rubric(named) if named else desk.reviews.latest_rubric()
+    if found is None:
+        raise PlumblineError(
+            f"the desk knows no rubric {named}" if named else "nothing was ever opened for review",
+            consequence="there is nothing to show or settle",
+            remedy="run `plumb review open` first, with --rubric FILE if it is not the default",
+        )
+    return found
+
+
+def _label(desk: "ReviewDesk", item: int, person: str, verdict: str, said: dict[str, Any]) -> "Label":
+    from pydantic import ValidationError
+
+    from plumbline.cli.options import first_fault
+    from plumbline.errors import PlumblineError
+    from plumbline.records import Label
+
+    text, known = said["text"], desk.reviews.item(item).text
+    named = text if text.startswith("sha256:") else f"sha256:{text}"
+    if len(named) >= len("sha256:") + 12 and known.startswith(named):
+        named = known
+    try:
+        return Label(
+            text=named,
+            verdict=verdict,
+            rules=said["rules"],
+            severity=said["severity"] or "none",
+            reason=said["reason"],
+        )
+    except ValidationError as error:
+        raise PlumblineError(
+            f"this is no label: {first_fault(error)}",
+            consequence="nothing was recorded",
+            remedy=f"see `plumb review show {item} REVIEWER` for the text's digest, and `plumb review label --help`",
+        ) from error
+
+
+def _seen(task: "Task") -> dict[str, Any]:
+    """A task as JSON: what its person may see, and neither whose it is nor why it was selected."""
+    return {
+        "item": task.item.item,
+        "text": task.item.text,
+        "rubric": task.item.rubric,
+        "messages": [said.model_dump(mode="json") for said in task.text.messages],
+        "answer": task.text.answer,
+        "note": task.text.note,
+        "mine": task.mine.model_dump(mode="json") if task.mine else None,
+        "labels": [one.model_dump(mode="json") for one in task.labels],
+    }
+
+
+def _label_line(label: "Label") -> str:
+    rest = "" if label.severity == "none" else f", {label.severity}"
+    return f"{label.verdict}{rest} by {', '.join(label.rules)}{': ' if label.reason else ''}{_visible(label.reason)}"
+
+
+def _reading(found: "Agreement") -> str:
+    alpha = "alpha undefined" if found.alpha is None else f"alpha {found.alpha:.2f}"
+    bounds = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
+    return f"{alpha}{bounds} on {found.units} items: {found.state.replace('_', ' ')}"
+
+
+def _visible(text: str) -> str:
+    from plumbline.console.words import visible
+
+    return visible(text)
+
+
+def _format(file: Path, kind: str | None) -> str:
+    from plumbline.errors import PlumblineError
+
+    found = kind or file.suffix.lower().removeprefix(".")
+    if found not in ("jsonl", "csv"):
+        raise PlumblineError(
+            f"the ending of {file.name} says neither JSONL nor CSV",
+            consequence="nothing was read or written",
+            remedy="name the format: --format jsonl or --format csv",
+        )
+    return found

@@ -1,0 +1,306 @@
+"""The definitions: generated from the records, structural, bounded, immutable where they say so; and four eyes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import celpy
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from chart_tools import CHARTS, KUBERNETES, REPO, Doc, strict
+
+from plumbline.reconcile.approval import POLICY, SAME_PERSON, guard_problem
+from plumbline.reconcile.crds import definition, main, schema
+from plumbline.records.resources import BY_KIND, RESOURCES, Resource
+
+FOLDER = CHARTS / "plumbline-crds" / "templates"
+EXAMPLES = sorted((CHARTS / "examples").glob("*.yaml"))
+KINDS = [resource.kind for resource in RESOURCES]
+Rendered = Callable[..., list[Doc]]
+
+
+@pytest.fixture(scope="module")
+def rendered(helm: Callable[..., "subprocess.CompletedProcess[str]"]) -> Rendered:
+    def run(*arguments: str) -> list[Doc]:
+        done = helm("template", "crds", str(CHARTS / "plumbline-crds"), "--kube-version", KUBERNETES, *arguments)
+        assert done.returncode == 0, done.stderr
+        return [doc for doc in yaml.safe_load_all(done.stdout) if doc]
+
+    return run
+
+
+def cel(rule: str, **values: Any) -> Any:
+    environment = celpy.Environment()
+    program = environment.program(environment.compile(rule))
+    return program.evaluate({name: celpy.json_to_cel(value) for name, value in values.items()})
+
+
+def schema_of(resource: Resource) -> Doc:
+    found: Doc = definition(resource)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return found
+
+
+def nodes(schema: Doc, path: str = "") -> Iterator[tuple[str, Doc]]:
+    yield path, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from nodes(inner, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            yield from nodes(schema[key], f"{path}[]")
+
+
+# --- generated ------------------------------------------------------------------------------------------------
+
+
+def test_the_files_are_what_the_records_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", str(FOLDER)]) == 0, capsys.readouterr().out
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {item.plural for item in RESOURCES} | {"admission", "roles"}
+
+
+def test_a_drift_is_noticed_and_put_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 0
+    edited = tmp_path / "approvals.yaml"
+    edited.write_text(edited.read_text().replace("maxLength: 253", "maxLength: 254"))
+    assert main(["--check", str(tmp_path)]) == 1
+    assert "approvals.yaml: differs" in capsys.readouterr().out
+    assert main([str(tmp_path)]) == 0 and main(["--check", str(tmp_path)]) == 0
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "plumbline.reconcile.crds", "--check", str(FOLDER)], check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.36", kubernetes_validate.latest_version()])
+def test_every_object_of_the_chart_validates_strictly(rendered: Rendered, version: str) -> None:
+    docs = rendered()
+    assert sorted(doc["spec"]["names"]["kind"] for doc in docs if doc["kind"] == "CustomResourceDefinition") == sorted(
+        KINDS
+    )
+    for doc in docs:
+        kubernetes_validate.validate(doc, version, strict=True)
+
+
+def test_definitions_are_kept_on_uninstall_unless_told_otherwise(rendered: Rendered) -> None:
+    for arguments, kept in (((), True), (("--set", "keep=false"), False)):
+        for doc in rendered(*arguments):
+            if doc["kind"] == "CustomResourceDefinition":
+                found = doc["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+                assert found is kept, doc["metadata"]["name"]
+
+
+# --- structural -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schema_is_structural_and_every_size_in_it_has_a_bound(kind: str) -> None:
+    for path, node in nodes(schema_of(BY_KIND[kind])):
+        assert "type" in node, f"{path} has no type"
+        assert not set(node) & {"$ref", "anyOf", "oneOf", "allOf", "not", "title", "const", "prefixItems"}, path
+        assert not ("properties" in node and "additionalProperties" in node), path
+        if path.startswith((".spec", ".status")):
+            if node["type"] == "string":
+                assert "maxLength" in node or "enum" in node, f"{path} may be of any length"
+            if node["type"] == "array":
+                assert "maxItems" in node, path
+            if node["type"] == "object" and "additionalProperties" in node:
+                assert "maxProperties" in node, path
+        if path.count(".") == 2 and "[]" not in path and path.startswith((".spec.", ".status.")):
+            assert node.get("description"), f"{path} has no description for kubectl explain"
+        assert "default" not in node or path.startswith(".spec."), f"{path}: defaults are for what people write"
+        for rule in node.get("x-kubernetes-validations", []):
+            assert rule["message"] and rule["message"][0].islower(), path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_are_a_map_by_type_with_the_generation_they_are_about(kind: str) -> None:
+    status = schema_of(BY_KIND[kind])["properties"]["status"]["properties"]
+    conditions = status["conditions"]
+    assert conditions["x-kubernetes-list-type"] == "map" and conditions["x-kubernetes-list-map-keys"] == ["type"]
+    inner = conditions["items"]
+    assert set(inner["required"]) == {"type", "status", "reason", "message", "lastTransitionTime"}
+    assert {"observedGeneration"} <= set(inner["properties"]) and "observedGeneration" in status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_lead_to_fields_that_exist(kind: str) -> None:
+    resource, whole = BY_KIND[kind], schema_of(BY_KIND[kind])
+    version = definition(resource)["spec"]["versions"][0]
+    assert version["subresources"] == {"status": {}}
+    names = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert names[-1] == "AGE" and len(names) == len(set(names))
+    if kind == "DatasetLine":
+        assert names == ["VERSION", "EXAMPLES", "CONSENT", "APPROVED", "PHASE", "AGE"]
+    for _, kind_of, path in resource.columns:
+        if "conditions[?" in path:
+            continue
+        node = whole
+        for part in path.strip(".").split("."):
+            node = node["properties"][part]
+        assert node["type"] == kind_of, path
+
+
+def test_names_are_short_distinct_and_in_one_category() -> None:
+    names = [definition(resource)["spec"]["names"] for resource in RESOURCES]
+    assert all(found["categories"] == ["plumbline"] for found in names)
+    shorts = [short for found in names for short in found["shortNames"]]
+    assert len(shorts) == len(set(shorts)) == len(RESOURCES)
+
+
+# --- rules ----------------------------------------------------------------------------------------------------
+
+
+def example(kind: str) -> Doc:
+    found = [doc for path in EXAMPLES for doc in yaml.safe_load_all(path.read_text()) if doc and doc["kind"] == kind]
+    assert found, f"no example of a {kind}"
+    return dict(found[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_fixed_cannot_be_changed_and_the_message_says_what_to_do(kind: str) -> None:
+    resource = BY_KIND[kind]
+    spec = schema_of(resource)["properties"]["spec"]
+    if not resource.fixed:
+        (rule,) = spec["properties"]["dataset"]["x-kubernetes-validations"]
+        assert cel(rule["rule"], self="a", oldSelf="a") and not cel(rule["rule"], self="b", oldSelf="a")
+        assert "make another DatasetLine" in rule["message"]
+        return
+    (rule,) = spec["x-kubernetes-validations"]
+    before = example(kind)["spec"]
+    assert cel(rule["rule"], self=before, oldSelf=before)
+    for name in before:
+        other = before[name] + 1 if isinstance(before[name], int) else before[name] + "x"
+        changed = {**before, name: other}
+        assert not cel(rule["rule"], self=changed, oldSelf=before), name
+        less = {key: value for key, value in before.items() if key != name}
+        assert not cel(rule["rule"], self=less, oldSelf=before), f"{name} taken away"
+    assert rule["message"] == resource.fixed
+
+
+def test_admission_lets_people_speak_for_themselves_only(rendered: Rendered) -> None:
+    docs = {doc["kind"]: doc for doc in rendered() if doc["metadata"]["name"] == POLICY}
+    policy, binding = docs["ValidatingAdmissionPolicy"], docs["ValidatingAdmissionPolicyBinding"]
+    assert guard_problem(policy, binding) == ""
+
+    def refused(username: str, approver: str) -> list[str]:
+        asked = {"request": {"userInfo": {"username": username}}, "object": {"spec": {"approver": approver}}}
+        return [rule["message"] for rule in policy["spec"]["validations"] if not cel(rule["expression"], **asked)]
+
+    assert refused("olga@example.org", "olga@example.org") == []
+    assert "your own user name" in refused("olga@example.org", "otto@example.org")[0]
+    robot = "system:serviceaccount:demo:plumbline-operator"
+    assert "machines have none" in refused(robot, robot)[0]
+    assert refused("system:node:n1", "system:node:n1")
+    (own,) = [rule for rule in policy["spec"]["validations"] if rule["expression"] == SAME_PERSON]
+    asked = {"request": {"userInfo": {"username": "olga"}}}
+    assert str(cel(own["messageExpression"], **asked)) == "spec.approver must be your own user name, olga"
+    (matched,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert matched["operations"] == ["CREATE"] and matched["resources"] == ["approvals"]
+
+
+@pytest.mark.parametrize(
+    ("where", "weaker"),
+    [
+        ("policy", None),
+        ("binding", None),
+        ("policy", {"failurePolicy": "Ignore"}),
+        ("policy", {"validations": []}),
+        ("policy", {"matchConditions": [{"name": "x", "expression": "false"}]}),
+        ("binding", {"validationActions": ["Audit"]}),
+        ("binding", {"matchResources": {"namespaceSelector": {}}}),
+        ("binding", {"policyName": "other"}),
+    ],
+)
+def test_a_guard_that_is_missing_or_weaker_is_noticed(rendered: Rendered, where: str, weaker: Doc | None) -> None:
+    docs = {doc["kind"]: doc for doc in rendered() if doc["metadata"]["name"] == POLICY}
+    found: dict[str, Any] = {
+        "policy": docs["ValidatingAdmissionPolicy"],
+        "binding": docs["ValidatingAdmissionPolicyBinding"],
+    }
+    found[where] = None if weaker is None else {**found[where], "spec": {**found[where]["spec"], **weaker}}
+    assert guard_problem(found["policy"], found["binding"])
+
+
+def test_roles_say_what_they_mean_and_nobody_approves_by_default(rendered: Rendered) -> None:
+    roles = {doc["metadata"]["name"]: doc for doc in rendered() if doc["kind"] == "ClusterRole"}
+    for resource in RESOURCES:
+        assert f"plumbline-{resource.plural}-viewer" in roles
+    for name, role in roles.items():
+        assert "*" not in json.dumps(role["rules"]), name
+        given = [label for label in role["metadata"]["labels"] if "aggregate-to" in label]
+        if name.endswith("-viewer"):
+            assert given == ["rbac.authorization.k8s.io/aggregate-to-view"]
+            assert role["rules"][0]["verbs"] == ["get", "list", "watch"]
+        if name in ("plumbline-approvals-approver", "plumbline-erasurerequests-eraser"):
+            assert given == []
+    for plural in ("ingestionruns", "datasetversions"):
+        assert "create" not in roles[f"plumbline-{plural}-editor"]["rules"][0]["verbs"], "the operator makes them"
+
+
+# --- examples -------------------------------------------------------------------------------------------------
+
+
+def problems(doc: Doc) -> list[str]:
+    schema = strict(schema_of(BY_KIND[doc["kind"]]))
+    schema["properties"]["metadata"] = {"type": "object"}
+    validator = jsonschema.Draft202012Validator(schema)
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(doc)]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_valid(path: Path) -> None:
+    docs = [doc for doc in yaml.safe_load_all(path.read_text()) if doc]
+    assert docs
+    for doc in docs:
+        assert doc["apiVersion"] == BY_KIND[doc["kind"]].api_version and doc["metadata"]["name"]
+        assert problems(doc) == []
+
+
+def test_there_is_an_example_of_every_kind() -> None:
+    for kind in KINDS:
+        example(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        ("DatasetLine", {"rubric": "v1"}),
+        ("DatasetLine", {"dataset": "Support Desk"}),
+        ("DatasetLine", {"approvalsRequired": -1}),
+        ("DatasetLine", {"approvals": 1}),
+        ("Approval", {"decision": "maybe"}),
+        ("Approval", {"reason": "I have read it, and ana@example.org says"}),
+        ("Approval", {"candidate": "latest"}),
+        ("ErasureRequest", {"subject": "ana@example.org"}),
+        ("ErasureRequest", {"subject": "s-0123456789abcdef0123456789abcdef"}),
+        ("ErasureRequest", {"remediation": "unlearn"}),
+        ("IngestionRun", {"kind": "rebuild"}),
+        ("DatasetVersion", {"version": 0}),
+    ],
+)
+def test_a_wrong_object_is_refused(kind: str, wrong: Doc) -> None:
+    good = example(kind)
+    assert problems(good) == []
+    assert problems({**good, "spec": {**good["spec"], **wrong}})
+    assert problems({key: value for key, value in good.items() if key != "spec"})
+
+
+def test_nothing_in_a_definition_asks_for_a_person_or_a_text() -> None:
+    """What could hold either has a closed shape: a digest, a count, a word, a name of an object; or is the approver."""
+    open_text = {
+        path
+        for resource in RESOURCES
+        for path, node in nodes(schema(resource.spec), resource.kind)
+        if node["type"] == "string" and not {"pattern", "enum", "format"} & set(node)
+    }
+    assert open_text == {"Approval.approver"}
+
+
+def test_the_page_names_every_kind() -> None:
+    page = (REPO / "docs" / "kubernetes.md").read_text()
+    assert all(f"`{kind}`" in page for kind in KINDS)
