@@ -68,7 +68,7 @@ def page(tmp_path: Path) -> Iterator[RunningPage]:
     talk: tuple[Message, ...] = (say("user", "hello"), say("assistant", "Hello. How can I help?"))
     for number, (question, answer) in enumerate(zip(asked, said, strict=True)):
         data = FeedbackData(subject=subject, messages=(*talk, say("user", question)), answer=answer, score=1.0)
-        ledger.inbox.append([FeedbackEvent(id=str(number), source="app", type=TYPE_PREFIX + "rating", data=data)])  # type: ignore[arg-type]
+        ledger.inbox.append([FeedbackEvent(id=str(number), source="app", type=TYPE_PREFIX + "rating", data=data)])
     desk = ReviewDesk(ledger)
     desk.open_items(RUBRIC)
     with start_review_page(desk, RUBRIC) as running:

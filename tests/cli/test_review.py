@@ -5,22 +5,13 @@ import io
 import json
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from plumbline.cli.main import COMMANDS
-
 RULE = ("--rule", "helpfulness")
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    monkeypatch.setitem(COMMANDS, "review", ("review", "review", "Judge what feedback selected."))
 
 
 @pytest.fixture
@@ -241,6 +232,18 @@ def test_a_line_that_may_not_count_is_named_and_then_nothing_is_taken(desk, chan
     assert Path("after.jsonl").read_text() == "", "all or none"
 
 
+def test_without_the_tenant_key_pseudonyms_are_taken_and_names_are_not(desk):
+    """Under another key a name would be a stranger's pseudonym, and could judge their own words."""
+    rate(desk, range(2))
+    fill(desk, "rita")
+    rows = [json.loads(line) for line in Path("rita.jsonl").read_text().splitlines()]
+    desk.write("mixed.jsonl", "".join(json.dumps(row) + "\n" for row in (rows[0], {**rows[1], "reviewer": "ana"})))
+    Path(".plumbline/tenant.key").unlink()
+    assert desk("review", "import", "rita.jsonl").out.startswith("0 labels taken, 2 there already")
+    assert desk("review", "import", "mixed.jsonl").faulted("the tenant key")
+    assert desk("review", "serve", rows[0]["reviewer"], "rolf").faulted("the tenant key")
+
+
 def test_labels_of_others_are_refused_where_one_reviewer_is_named(desk):
     rate(desk, range(1))
     fill(desk, "rita")
@@ -280,12 +283,7 @@ def test_a_desk_that_was_never_opened_says_so(desk):
 @pytest.mark.slow
 def test_the_page_is_served_to_those_with_a_link_and_stops_on_a_signal(desk, wait_for):
     rate(desk, range(1))
-    Path(".plumbline/main.py").write_text(
-        "from plumbline.cli.main import COMMANDS, main\n"
-        "COMMANDS['review'] = ('review', 'review', '')\n"
-        "main(['review', 'serve', 'rita', '--port', '0'])\n"
-    )
-    running = subprocess.Popen([sys.executable, ".plumbline/main.py"], stderr=subprocess.PIPE, text=True)
+    running = desk.start("review", "serve", "rita", "--port", "0")
     try:
         line = wait_for(running, "rita (reviewer): ")
         link = re.search(r"http://127\.0\.0\.1:\d+/enter\?token=\S+", line)[0]
@@ -296,4 +294,5 @@ def test_the_page_is_served_to_those_with_a_link_and_stops_on_a_signal(desk, wai
     finally:
         running.send_signal(signal.SIGTERM)
         assert running.wait(20) == 0
+        running.stdout.close()
         running.stderr.close()

@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "operators"))  # operator_too
 
 from chart_tools import CHARTS, KUBERNETES, find_helm
 
+from plumbline.records.resources import RESOURCES
+
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -59,9 +61,10 @@ def template() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def definitions(kubectl: Kubectl, template: Callable[..., str]) -> None:
-    """Our CRDs, installed as users do: server-side."""
+    """Our CRDs, roles and admission policy, installed as users do: server-side."""
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=template("plumbline-crds"))
-    kubectl("wait", "--for=condition=Established", "crd/datasetlines.plumbline.dev", "--timeout=60s")
+    names = [f"crd/{resource.plural}.{resource.group}" for resource in RESOURCES]
+    kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
 
 
 @pytest.fixture

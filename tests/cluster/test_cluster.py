@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_tools import CHART, REPO, SETUPS
-from operator_tools import RUBRIC, Desk, until
+from chart_tools import CHART, CHARTS, REPO, SETUPS
+from operator_tools import RUBRIC, TENANT_KEY, Desk, subject_digest, until
+
+from plumbline.records.resources import RESOURCES
 
 Kubectl = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -90,17 +92,28 @@ def test_the_operators_account_may_do_its_work_and_no_more(
         done = kubectl("auth", "can-i", *question, "--namespace", namespace, f"--as={account}", check=False)
         return done.stdout.strip() == "yes"
 
+    kinds = [f"{resource.plural}.{resource.group}" for resource in RESOURCES]
     for allowed in (
-        ("watch", "datasetlines.plumbline.dev"),
-        ("patch", "datasetlines.plumbline.dev", "--subresource=status"),
+        *(("watch", kind) for kind in kinds),
+        *(("patch", kind, "--subresource=status") for kind in kinds),
+        ("create", "ingestionruns.plumbline.dev"),
+        ("delete", "datasetversions.plumbline.dev"),
         ("create", "jobs.batch"),
         ("delete", "jobs.batch"),
+        ("create", "leases.coordination.k8s.io"),
+        ("update", "leases.coordination.k8s.io/plumbline-operator"),
         ("create", "events"),
+        ("get", "validatingadmissionpolicies.admissionregistration.k8s.io/approvals.plumbline.dev"),
     ):
         assert may(*allowed), allowed
     for denied in (
-        ("patch", "datasetlines.plumbline.dev"),
+        *(("patch", kind) for kind in kinds),
         ("delete", "datasetlines.plumbline.dev"),
+        ("create", "approvals.plumbline.dev"),
+        ("delete", "approvals.plumbline.dev"),
+        ("create", "erasurerequests.plumbline.dev"),
+        ("update", "leases.coordination.k8s.io/another"),
+        ("list", "validatingadmissionpolicies.admissionregistration.k8s.io"),
         ("get", "secrets"),
         ("create", "pods", "--subresource=exec"),
         ("create", "roles.rbac.authorization.k8s.io"),
@@ -111,12 +124,15 @@ def test_the_operators_account_may_do_its_work_and_no_more(
 
 @contextlib.contextmanager
 def running_operator(desk: Desk, namespace: str) -> Iterator[Path]:
-    (desk.folder / "jobs.yaml").write_text("image: plumbline:absent\nserviceAccount: default\nclaim: data\n")
+    here = f"ledger: {desk.ledger_path}\nblobs: {desk.folder / 'blobs'}\n"
+    (desk.folder / "jobs.yaml").write_text("image: plumbline:absent\nserviceAccount: default\nclaim: data\n" + here)
     environment = {
         **os.environ,
         "PLUMBLINE_LEDGER": str(desk.ledger_path),
         "PLUMBLINE_BLOBS": str(desk.folder / "blobs"),
         "PLUMBLINE_JOBS": str(desk.folder / "jobs.yaml"),
+        "PLUMBLINE_NAMESPACE": namespace,
+        "PLUMBLINE_TENANT_KEY": TENANT_KEY.hex(),
         "PLUMBLINE_RESYNC_SECONDS": "2",
         "PLUMBLINE_METRICS_PORT": "0",
     }
@@ -152,7 +168,7 @@ def test_a_line_is_reconciled_and_its_namespace_goes_while_the_operator_is_down(
         asyncio.run(until(lambda: jobs(), "a Job", log))
         asyncio.run(until(lambda: status().get("phase") == "Ingesting", "the phase", log))
         (job,) = jobs()
-        assert job["metadata"]["ownerReferences"][0]["kind"] == "DatasetLine"
+        assert job["metadata"]["ownerReferences"][0]["kind"] == "IngestionRun"
         time.sleep(5)
         assert len(jobs()) == 1
         conditions = {item["type"]: item for item in status()["conditions"]}
@@ -163,4 +179,128 @@ def test_a_line_is_reconciled_and_its_namespace_goes_while_the_operator_is_down(
         desk.ledger_path.write_bytes(b"no database" * 100)
         asyncio.run(until(lambda: status().get("phase") == "Blocked", "failing closed", log))
         desk.ledger_path.write_bytes(kept)
+    kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=120s")
+
+
+EXAMPLES = sorted((CHARTS / "examples").glob("*.yaml"))
+
+
+@pytest.mark.usefixtures("definitions")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_accepted_and_what_is_fixed_in_it_cannot_be_changed(
+    kubectl: Kubectl, namespace: str, path: Path
+) -> None:
+    me = json.loads(kubectl("auth", "whoami", "-o", "json").stdout)["status"]["userInfo"]["username"]
+    for doc in yaml.safe_load_all(path.read_text()):
+        if doc["kind"] == "Approval":
+            doc["spec"]["approver"] = me
+        kubectl("create", "--namespace", namespace, "--validate=strict", "-f", "-", stdin=json.dumps(doc))
+        resource = next(resource for resource in RESOURCES if resource.kind == doc["kind"])
+        which = f"{resource.plural}.{resource.group}/{doc['metadata']['name']}"
+        if not resource.fixed:
+            continue
+        name = next(iter(doc["spec"]))
+        value = doc["spec"][name]
+        other = value + 1 if isinstance(value, int) else f"{value[:-1]}{'0' if value[-1] != '0' else '1'}"
+        patch = json.dumps({"spec": {name: other}})
+        done = kubectl("patch", "--namespace", namespace, which, "--type=merge", "-p", patch, check=False)
+        assert done.returncode != 0 and resource.fixed in done.stderr, done.stderr
+        header = kubectl("get", "--namespace", namespace, resource.plural).stdout.splitlines()[0]
+        assert all(column in header for column, _, _ in resource.columns)
+
+
+@pytest.mark.usefixtures("definitions")
+def test_nobody_speaks_for_anybody_else_and_no_machine_speaks(kubectl: Kubectl, namespace: str) -> None:
+    scope = ("--namespace", namespace)
+    robot = f"system:serviceaccount:{namespace}:default"
+    for user in ("olga@example.org", robot):
+        kubectl(
+            "create", "rolebinding", f"approver-{len(user)}", *scope, "--clusterrole=plumbline-approvals-approver",
+            f"--user={user}",
+        )  # fmt: skip
+
+    def approve(as_user: str, approver: str) -> "subprocess.CompletedProcess[str]":
+        spec = {"candidate": RUBRIC, "approver": approver, "decision": "approved", "reason": "ReadTheDiff"}
+        body = {
+            "apiVersion": "plumbline.dev/v1alpha1",
+            "kind": "Approval",
+            "metadata": {"generateName": "word-"},
+            "spec": spec,
+        }
+        return kubectl("create", *scope, f"--as={as_user}", "-f", "-", stdin=json.dumps(body), check=False)
+
+    for _ in range(30):  # a policy is in force a moment after it was written
+        refused = approve("olga@example.org", "otto@example.org")
+        if refused.returncode != 0:
+            break
+        time.sleep(1)
+    assert "your own user name, olga@example.org" in refused.stderr
+    assert "machines have none" in approve(robot, robot).stderr
+    done = approve("olga@example.org", "olga@example.org")
+    assert done.returncode == 0, done.stderr
+    assert "forbidden" in approve("otto@example.org", "otto@example.org").stderr.lower(), "nobody approves by default"
+
+
+@pytest.mark.usefixtures("definitions")
+def test_an_approval_and_an_erasure_are_carried_through(kubectl: Kubectl, namespace: str, tmp_path: Path) -> None:
+    """Jobs' pods cannot run without the image: their commands run here, and their ends are written as they would be."""
+    scope = ("--namespace", namespace)
+    desk = Desk(tmp_path)
+    for number, who in enumerate(("ada", "ben")):
+        desk.consent(who)
+        desk.rewrite(who, number)
+    me = json.loads(kubectl("auth", "whoami", "-o", "json").stdout)["status"]["userInfo"]["username"]
+
+    def read(what: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(kubectl("get", *scope, *what.split(), "-o", "json").stdout)
+        return found
+
+    def status(what: str) -> dict[str, Any]:
+        return dict(read(what).get("status", {}))
+
+    async def carry_out(step: str, log: Path) -> None:
+        selector = f"jobs -l plumbline.dev/step={step}"
+        await until(lambda: read(selector)["items"], f"a Job to {step}", log)
+        (job,) = read(selector)["items"]
+        await desk.carry_out(job)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        kinds = ("SuccessCriteriaMet", "Complete")
+        ended = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds]
+        patch = {"status": {"conditions": ended, "startTime": now, "completionTime": now, "succeeded": 1}}
+        name = job["metadata"]["name"]
+        kubectl("patch", *scope, "job", name, "--subresource=status", "--type=merge", "-p", json.dumps(patch))
+
+    async def story(log: Path) -> None:
+        await carry_out("ingest", log)
+        await until(lambda: status("dsl support").get("phase") == "AwaitingApproval", "a candidate", log)
+        spec = {
+            "candidate": status("dsl support")["pendingRun"]["candidate"],
+            "approver": me,
+            "decision": "approved",
+            "reason": "ReadTheDiff",
+        }
+        word = {"apiVersion": "plumbline.dev/v1alpha1", "kind": "Approval", "metadata": {"name": "word"}, "spec": spec}
+        kubectl("create", *scope, "-f", "-", stdin=json.dumps(word))
+        await carry_out("publish", log)
+        await until(lambda: status("dsv support-v1").get("state") == "Active", "the version", log)
+
+        spec = {"subject": subject_digest("ada")}
+        request = {
+            "apiVersion": "plumbline.dev/v1alpha1",
+            "kind": "ErasureRequest",
+            "metadata": {"name": "letter"},
+            "spec": spec,
+        }
+        desk.consent("ada", "withdrawn")
+        kubectl("create", *scope, "-f", "-", stdin=json.dumps(request))
+        await carry_out("erase", log)
+        await until(lambda: status("erasurerequests letter").get("phase") == "Erased", "the erasure", log)
+        await until(lambda: status("dsv support-v1").get("state") == "Redacted", "the older version", log)
+
+    with running_operator(desk, namespace) as log:
+        kubectl("create", *scope, "-f", "-", stdin=line())
+        asyncio.run(story(log))
+    for resource in RESOURCES:
+        for item in read(resource.plural)["items"]:
+            assert "finalizers" not in item["metadata"], resource.kind
     kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=120s")

@@ -89,7 +89,7 @@ def hostile_story(story: LoopStory) -> LoopStory:
             "lineage": (edge,),
             "shadows": (shadow,),
             "redactions": Redactions(counts={HOSTILE: 1}, samples=(HOSTILE,)),
-            "withdrawn": Withdrawal(pseudonym=HOSTILE, proof=HOSTILE),
+            "withdrawn": (Withdrawal(pseudonym=HOSTILE, proof=HOSTILE),),
             "stages": (Stage(name=HOSTILE, seconds=1.0),),
             "versions": {HOSTILE: HOSTILE},
             "exit_notes": (HOSTILE,),

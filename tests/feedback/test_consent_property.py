@@ -263,4 +263,4 @@ def test_no_interleaving_does_on_a_server_either() -> None:
             bucket = buckets.bucket()
             return {"ledger_at": database.schema(), "open_blobs": lambda: open_blobs(bucket)}
 
-    run(OnServers, 25)
+    run(OnServers, 3)

@@ -27,6 +27,10 @@ pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not i
 
 @pytest.fixture
 def lived(house: Any) -> Any:
+    return live(house)
+
+
+def live(house: Any) -> Any:
     """A house with a seed version (1) and one with feedback of ana and ben (2)."""
     house.publish_seeds(held_out_share=0.3)
     house.consent("ana", "ben")
@@ -73,7 +77,7 @@ def test_no_pseudonym_leaves_the_house_unless_asked_for(lived: Any, tmp_path: Pa
     }
 
 
-def test_the_same_version_gives_the_same_bytes(lived: Any, house_class: Any, tmp_path: Path) -> None:
+def test_the_same_version_gives_the_same_bytes(lived: Any, tmp_path: Path) -> None:
     first = export(lived, tmp_path / "a").manifest
     again = export(lived, tmp_path / "b").manifest
     lived.wait(days=3)
@@ -82,6 +86,15 @@ def test_the_same_version_gives_the_same_bytes(lived: Any, house_class: Any, tmp
     for name, file in first.files.items():
         data = (tmp_path / "b" / name).read_bytes()
         assert (file.sha256, file.bytes) == ("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_the_same_version_in_another_house_gives_the_same_bytes(lived: Any, house_class: Any, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = live(house_class(tmp_path / "other"))
+    try:
+        assert export(other, tmp_path / "b").manifest == export(lived, tmp_path / "a").manifest
+    finally:
+        other.ledger.close()
 
 
 def test_messages_are_lines_that_chat_trainers_read(lived: Any, tmp_path: Path) -> None:
@@ -190,6 +203,41 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(lived: Any, tmp_path: P
     assert len(unfinished) == 1, "what it copied is on the list"
     export(lived, out, "messages")
     assert not living.exists() and damaged(out) == []
+
+
+def _export_and_die(root: str, out: str, renames: int) -> None:
+    """In a process of its own: end at once, without clean-up, instead of the rename after `renames` others."""
+    from plumbline.feedback import export as room
+    from plumbline.stores import Ledger, LocalBlobs
+
+    real, left = os.rename, [renames]
+
+    def rename(source: Path, to: Path) -> None:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        real(source, to)
+
+    room.os.rename = rename  # type: ignore[assignment]
+    room.export_version(
+        Ledger(Path(root) / "ledger.db"), LocalBlobs(Path(root) / "blobs"), "assistant", 2, "messages", out
+    )
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_two_renames_is_mended_by_the_next_export(lived: Any, tmp_path: Path, renames: int) -> None:
+    out = tmp_path / "out"
+    before = export(lived, out, "messages", version=1).manifest
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_export_and_die, args=(str(lived.root), str(out), renames))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert read_manifest(out) == (before if renames == 0 else None), "whole, or not there"
+    assert {one.version for one in lived.ledger.exports.standing()} == {1, 2}, "both may be somewhere"
+    done = export(lived, out, "messages")
+    assert damaged(out) == [] and [item for item in tmp_path.iterdir() if "partial" in item.name] == []
+    assert lived.ledger.exports.standing() == [done.export]
 
 
 def test_neighbours_at_one_place_leave_one_whole_export(lived: Any, tmp_path: Path) -> None:

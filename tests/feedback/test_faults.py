@@ -109,7 +109,8 @@ def test_a_ledger_that_is_not_there_any_more(bench: Bench) -> None:
 
 @pytest.mark.slow
 def test_damage_to_any_page_of_the_ledger_is_an_error_or_without_effect(bench: Bench) -> None:
-    """32 bytes in each page of the file, one page at a time: never another version than the expected."""
+    """32 bytes in each page of the file, one page at a time: never another version than the expected. What SQLite does
+    not notice (it has no checksums) is found by chains, roots and fingerprints."""
     whole = (bench.prepared / "ledger.db").read_bytes()
     outcomes = set()
     for page in range(len(whole) // 4096):
@@ -125,6 +126,8 @@ def test_damage_to_any_page_of_the_ledger_is_an_error_or_without_effect(bench: B
             outcomes.add("without effect")
         except PlumblineError:
             outcomes.add("error")
+        if page % 8:
+            continue
         for file in place.glob("ledger.db*"):
             file.unlink()
         (place / "ledger.db").write_bytes(whole)  # the backup
@@ -233,7 +236,7 @@ def test_an_input_or_output_error_at_any_step(bench: Bench) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     refusals = 0
-    for step in range(1, len(bench.steps) + 1, 3):
+    for step in range(1, len(bench.steps) + 1, 5):
         place = bench.copy("broken")
         points = Failpoints(step, fail)
         try:
@@ -245,7 +248,7 @@ def test_an_input_or_output_error_at_any_step(bench: Bench) -> None:
         except OSError as error:
             raise AssertionError(f"step {step} ({points.steps[-1]}): {error!r} came through") from error
         goes_on(bench, place)
-    assert refusals > len(bench.steps) / 4
+    assert refusals > len(bench.steps) / 5 / 2
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The review desk: who is asked what, blind; what agreement lets through; what another rubric puts to people again."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 import pytest
@@ -489,6 +490,17 @@ def test_agreement_is_told_by_batch_and_by_rule(room):
     assert everything.severities.alpha is not None
 
 
+def test_settling_is_one_transaction(room):
+    """Settlements, releases and approvals come together or not at all."""
+    room.rated(12)
+    room.judge(truth)
+    with pytest.raises(RuntimeError), room.house.ledger.database.transaction():
+        assert len(room.settle().released) == 6
+        raise RuntimeError("the machine stops here")
+    assert room.released == [] and room.desk.reviews.settlements() == {} == room.desk.reviews.released()
+    assert len(room.settle().released) == 6
+
+
 def test_what_two_people_approved_is_in_the_next_version_and_nothing_else(room):
     """The whole way: thumbs, labels, approvals in the inbox, examples with their reviewers' names."""
     from plumbline.feedback import load_version
@@ -503,6 +515,20 @@ def test_what_two_people_approved_is_in_the_next_version_and_nothing_else(room):
     for example in examples:
         assert example.provenance.origin == "approved_answer"
         assert set(map(room.of, REVIEWERS)) <= set(example.provenance.approved_by)
+
+
+def test_no_other_text_is_released_than_the_one_that_was_judged(room):
+    """A rating may carry words about the answer. They are not the answer, and must never be taught in its place."""
+    room.house.consent("ana")
+    room.rate("ana", "question 1", "answer 1", text="great, thanks")
+    room.desk.open_items(rubric())
+    (task,) = room.queue("rita")
+    assert (task.text.answer, task.text.note) == ("answer 1", ""), "nor is the thumb given away"
+    room.judge(truth)
+    with contextlib.suppress(PlumblineError):
+        room.settle()
+    events = room.house.ledger.inbox.read(2, room.house.ledger.inbox.last_sequence())
+    assert [queued.event.data.text or queued.event.data.answer for queued in events] in ([], ["answer 1"])
 
 
 # --- another rubric -------------------------------------------------------------------------------------------------

@@ -106,6 +106,12 @@ class ApiServerEmulator(KubernetesEmulator):
     _past: deque[tuple[float, str, list[Doc]]] = attrs.field(factory=lambda: deque(maxlen=400), init=False)
 
     async def _handle(self, request: Request) -> Any:
+        try:
+            return await self._answer(request)
+        finally:  # kmock keeps every request and walks through them all for each new one
+            self._requests.remove(request)
+
+    async def _answer(self, request: Request) -> Any:
         if request.resource is None or request.action is Action.WATCH:
             return await super()._handle(request)
         calm = request.headers.get("User-Agent") == TESTS

@@ -118,7 +118,7 @@ def test_killed_again_and_again_it_converges_all_the_same(tmp_path: Path) -> Non
         async def keep_killing() -> None:
             nonlocal kills
             while not done.is_set():
-                async with operator(cluster, desk, lease=2, name="killed") as running:
+                async with operator(cluster, desk, lease=3, name="killed") as running:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(done.wait(), 2.0 + 0.37 * (kills % 7))
                     if not done.is_set():
@@ -152,7 +152,7 @@ def test_several_operators_at_once_one_of_them_paused_past_its_lease(tmp_path: P
     async def story(cluster: Cluster, desk: Desk) -> None:
         async with contextlib.AsyncExitStack() as stack:
             crew = [
-                await stack.enter_async_context(operator(cluster, desk, lease=2, name=f"operator-{number}"))
+                await stack.enter_async_context(operator(cluster, desk, lease=5, resync=1.0, name=f"operator-{number}"))
                 for number in range(count)
             ]
             await until(lambda: cluster.objects(LEASES), "a lease", crew[0].log)
@@ -160,7 +160,7 @@ def test_several_operators_at_once_one_of_them_paused_past_its_lease(tmp_path: P
 
             async def pause_whoever_leads() -> None:
                 """Stop the leader for twice its lease, wherever in its work it is; then let it wake up and go on."""
-                while True:
+                while len(paused) < 3:
                     await asyncio.sleep(1.3)
                     leader = holder(cluster)
                     who = next((one for one in crew if names_itself(one, leader)), None)

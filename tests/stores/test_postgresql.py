@@ -436,6 +436,22 @@ def test_a_user_without_the_right_to_checkpoint_is_told_what_remains(url: str) -
         PostgreSQLDatabase(url.replace("//plumbline@", f"//{name}@"))
 
 
+def test_right_after_many_rows_came_in_a_few_are_found_without_reading_all(url: str) -> None:
+    columns = "source, id, type, subject, body, consent_sequence, received_at"
+    with Ledger(url) as ledger:
+        rows = [("web", f"e-{n}", "t", "s-ana", "words " * 50) for n in range(20_000)]
+        ledger.database.insert_many(f"INSERT INTO inbox ({columns}) VALUES (?, ?, ?, ?, ?, 0, '')", rows)
+        plan = "\n".join(
+            row[0]
+            for row in ledger.database.rows_in(
+                "EXPLAIN ANALYZE SELECT id FROM inbox WHERE source = ? AND type = ? AND id IN ({marks})",
+                [f"e-{n}" for n in range(0, 200, 2)],
+                before=("web", "t"),
+            )
+        )
+        assert "Rows Removed" not in plan, plan
+
+
 def test_threads_share_a_connection_without_mixing_their_transactions(url: str) -> None:
     with Ledger(url) as ledger:
 

@@ -102,9 +102,8 @@ def tell(result: "IngestionResult", approvals: int, waiting: int) -> None:
         found = ", ".join(f"{count} {name}" for name, count in sorted(result.redactions.items())) or "nothing found"
         click.echo(f"  redacted: {found}; not detected: {', '.join(_not_detected())} (recall: plumb redact check)")
     if result.state == "awaiting_approval" and result.candidate is not None:
-        click.echo(
-            f"  candidate {result.candidate.digest} waits for {approvals} approval(s); --approve REASON gives one"
-        )
+        rest = "--approve REASON publishes it" if approvals == 1 else f"{approvals} people must --approve it"
+        click.echo(f"  candidate {result.candidate.digest} waits for approval; {rest}")
     if result.version is not None:
         click.echo(f"  version {result.version.version}: {result.version.digest}")
     if result.state == "published" and waiting > 0:

@@ -8,16 +8,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from plumbline.cli.options import PORT, as_json, open_ledger, print_json, read_text, stores, tenant_key
-
-if TYPE_CHECKING:
-    from plumbline.feedback.agreement import Agreement
-    from plumbline.feedback.review import ReviewDesk, Task
-    from plumbline.records import Label, Rubric
+from plumbline.cli.options import PORT, as_json, open_ledger, print_json, read_text, stores
+from plumbline.cli.review_desk import (
+    desk_of,
+    format_of,
+    label_line,
+    label_of,
+    names_of,
+    open_desk,
+    reading,
+    rubric_of,
+    seen,
+    visible,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 VERDICTS, SEVERITIES = ("approve", "reject", "unsure"), ("none", "minor", "major", "severe")
@@ -91,13 +98,13 @@ def open_(
 @stores
 def queue(reviewer: str, adjudicate: bool, named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Items that wait for REVIEWER, in an order of their own."""
-    person, desk = _desk(ledger, reviewer)
-    tasks = desk.queue(person, _rubric(desk, named), role="adjudicator" if adjudicate else "reviewer")
+    person, desk = desk_of(ledger, reviewer)
+    tasks = desk.queue(person, rubric_of(desk, named), role="adjudicator" if adjudicate else "reviewer")
     if json_out:
-        print_json([_seen(task) for task in tasks])
+        print_json([seen(task) for task in tasks])
         return
     for task in tasks:
-        words = " ".join(_visible(task.text.answer).split())
+        words = " ".join(visible(task.text.answer).split())
         click.echo(f"{task.item.item:6d}  {words[:90] + ('...' if len(words) > 90 else '')}")
     click.echo(f"{len(tasks)} wait for {reviewer}", err=True)
 
@@ -109,19 +116,19 @@ def queue(reviewer: str, adjudicate: bool, named: str | None, json_out: bool, le
 @stores
 def show(item: int, reviewer: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     """One item as REVIEWER may see it: redacted, without other labels until it is settled."""
-    person, desk = _desk(ledger, reviewer)
+    person, desk = desk_of(ledger, reviewer)
     task = desk.task(item, person)
     if json_out:
-        print_json(_seen(task))
+        print_json(seen(task))
         return
     click.echo(f"item {item}  text {task.item.text}")
     for said in task.text.messages:
-        click.echo(f"  {said.role}: {_visible(said.content)}")
-    click.echo(f"  ANSWER: {_visible(task.text.answer)}")
+        click.echo(f"  {said.role}: {visible(said.content)}")
+    click.echo(f"  ANSWER: {visible(task.text.answer)}")
     if task.text.note:
-        click.echo(f"  somebody wrote about it: {_visible(task.text.note)}")
+        click.echo(f"  somebody wrote about it: {visible(task.text.note)}")
     for whose, label in [*(("you", one) for one in [task.mine] if one), *(("another", one) for one in task.labels)]:
-        click.echo(f"  {whose}: {_label_line(label)}")
+        click.echo(f"  {whose}: {label_line(label)}")
 
 
 def labelling(command: F) -> F:
@@ -145,8 +152,8 @@ def labelling(command: F) -> F:
 @stores
 def label(item: int, reviewer: str, verdict: str, correct: bool, ledger: Path, blobs: Path, **said: Any) -> None:
     """Say whether a policy may learn ITEM's answer under the rubric. The first word stands."""
-    person, desk = _desk(ledger, reviewer)
-    desk.label(item, person, _label(desk, item, person, verdict, said), correct=correct)
+    person, desk = desk_of(ledger, reviewer)
+    desk.label(item, person, label_of(desk, item, person, verdict, said), correct=correct)
     click.echo(f"item {item}: {verdict}")
 
 
@@ -158,8 +165,8 @@ def label(item: int, reviewer: str, verdict: str, correct: bool, ledger: Path, b
 @stores
 def adjudicate(item: int, person: str, verdict: str, correct: bool, ledger: Path, blobs: Path, **said: Any) -> None:
     """Decide ITEM, which reviewers disagree on. PERSON may not have labelled it."""
-    who, desk = _desk(ledger, person)
-    desk.adjudicate(item, who, _label(desk, item, who, verdict, said), correct=correct)
+    who, desk = desk_of(ledger, person)
+    desk.adjudicate(item, who, label_of(desk, item, who, verdict, said), correct=correct)
     click.echo(f"item {item}: decided, {verdict}")
 
 
@@ -170,8 +177,8 @@ def adjudicate(item: int, person: str, verdict: str, correct: bool, ledger: Path
 @stores
 def settle(partial: bool, named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Settle what agreement allows, and release approved answers to the next ingestion. Safe to repeat."""
-    desk = _open(ledger)
-    found = desk.settle(_rubric(desk, named), partial=partial)
+    desk = open_desk(ledger)
+    found = desk.settle(rubric_of(desk, named), partial=partial)
     if json_out:
         print_json(asdict(found))
         return
@@ -192,8 +199,8 @@ def agreement(named: str | None, json_out: bool, ledger: Path, blobs: Path) -> N
     """Krippendorff's alpha by batch and rule. Exit 1: blocked (under .667), 3: too few to tell."""
     from plumbline.feedback.settling import deciding
 
-    desk = _open(ledger)
-    rubric = _rubric(desk, named)
+    desk = open_desk(ledger)
+    rubric = rubric_of(desk, named)
     everything, batches = desk.agreement(rubric)
     decided = {batch: found.verdicts.state for batch, found in deciding(desk.docket(rubric)).items()}
     if json_out:
@@ -201,10 +208,10 @@ def agreement(named: str | None, json_out: bool, ledger: Path, blobs: Path) -> N
         print_json({"state": everything.verdicts.state, "overall": asdict(everything), "batches": shown})
     else:
         for found in [*batches, everything]:
-            click.echo(f"{'all' if found.batch is None else f'batch {found.batch}'}: {_reading(found.verdicts)}")
-            for area, reading in found.rules.items():
-                click.echo(f"    {area:22s} {_reading(reading)}")
-            click.echo(f"    {'severity (ordinal)':22s} {_reading(found.severities)}")
+            click.echo(f"{'all' if found.batch is None else f'batch {found.batch}'}: {reading(found.verdicts)}")
+            for area, ruled in found.rules.items():
+                click.echo(f"    {area:22s} {reading(ruled)}")
+            click.echo(f"    {'severity (ordinal)':22s} {reading(found.severities)}")
     states = {everything.verdicts.state, *(decided[int(one.batch or 0)] for one in batches)}
     if "blocked" in states:
         sys.exit(BLOCKED)
@@ -223,10 +230,10 @@ def export_(file: Path, kind: str | None, reviewer: str | None, named: str | Non
     from plumbline.feedback.labels import LABEL_COLUMNS, SHEET_COLUMNS, label_rows, sheet_rows, write_rows
     from plumbline.policies.files import write_durably
 
-    person, desk = _desk(ledger, reviewer or "")
-    rubric = _rubric(desk, named)
+    person, desk = desk_of(ledger, reviewer or "")
+    rubric = rubric_of(desk, named)
     rows = sheet_rows(desk, rubric, person) if reviewer else label_rows(desk, rubric)
-    form = _format(file, kind)
+    form = format_of(file, kind)
     text = write_rows(rows, form, SHEET_COLUMNS if reviewer else LABEL_COLUMNS)  # type: ignore[arg-type]
     write_durably(file, text.encode("utf-8-sig" if form == "csv" else "utf-8"))
     click.echo(f"{file}: {len(rows)} {'items to judge' if reviewer else 'labels'}")
@@ -242,10 +249,10 @@ def import_(file: Path, kind: str | None, reviewer: str | None, ledger: Path, bl
     from plumbline.feedback.labels import import_labels, read_rows
 
     text = read_text(file, "a file of labels", consequence="no label was recorded")
-    rows = read_rows(text, _format(file, kind))  # type: ignore[arg-type]
-    desk = _open(ledger)
-    names = tenant_key(ledger, desk.ledger, identity=reviewer or str(next((r.get("reviewer") for _, r in rows), "")))
-    found = import_labels(desk, rows, names.of, reviewer=reviewer)
+    rows = read_rows(text, format_of(file, kind))  # type: ignore[arg-type]
+    desk = open_desk(ledger)
+    people = [reviewer or "", *(str(row.get("reviewer") or "") for _, row in rows)]
+    found = import_labels(desk, rows, names_of(desk, ledger, people).of, reviewer=reviewer)
     click.echo(f"{found.taken} labels taken, {found.known} there already, {found.blank} left blank")
 
 
@@ -256,7 +263,7 @@ def revisions(json_out: bool, ledger: Path, blobs: Path) -> None:
     """Rubrics that reviewers could not agree under: the rules to revise first, and disputed texts by digest."""
     from plumbline.records import short
 
-    found = _open(ledger).reviews.revisions()
+    found = open_desk(ledger).reviews.revisions()
     if json_out:
         print_json([{**one.model_dump(mode="json"), "state": one.state} for one in found])
         return
@@ -300,116 +307,14 @@ def serve(
             consequence="it was not started: nobody could enter",
             remedy="name reviewers, or --adjudicator PERSON",
         )
-    desk = _open(ledger)
-    names = tenant_key(ledger, desk.ledger, identity=invited[0][0])
+    desk = open_desk(ledger)
+    names = names_of(desk, ledger, [who for who, _ in invited])
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with start_review_page(desk, _rubric(desk, named), host=host, port=port) as running:
+    with start_review_page(desk, rubric_of(desk, named), host=host, port=port) as running:
         for who, role in invited:
             click.echo(f"{who} ({role}): {running.link(names.of(who), role)}", err=True)  # type: ignore[arg-type]
         click.echo(f"reviewing at {running.url}; Ctrl-C stops it", err=True)
         stop.wait()
     desk.ledger.close()
-
-
-def _open(ledger: Path) -> "ReviewDesk":
-    from plumbline.feedback.review import ReviewDesk
-
-    return ReviewDesk(open_ledger(ledger, must_exist=True))
-
-
-def _desk(ledger: Path, identity: str) -> "tuple[str, ReviewDesk]":
-    """The pseudonym of a person (empty for nobody) and the desk."""
-    desk = _open(ledger)
-    return tenant_key(ledger, desk.ledger, identity=identity).of(identity) if identity else "", desk
-
-
-def _rubric(desk: "ReviewDesk", named: str | None) -> "Rubric":
-    """The rubric that is named, or the one that items were opened under last."""
-    import re
-
-    from plumbline.cli.evaluate import read_rubric
-    from plumbline.errors import PlumblineError
-
-    if named and not re.fullmatch("sha256:[0-9a-f]{64}", named):
-        return read_rubric(Path(named))
-    found = desk.reviews.rubric(named) if named else desk.reviews.latest_rubric()
-    if found is None:
-        raise PlumblineError(
-            f"the desk knows no rubric {named}" if named else "nothing was ever opened for review",
-            consequence="there is nothing to show or settle",
-            remedy="run `plumb review open` first, with --rubric FILE if it is not the default",
-        )
-    return found
-
-
-def _label(desk: "ReviewDesk", item: int, person: str, verdict: str, said: dict[str, Any]) -> "Label":
-    from pydantic import ValidationError
-
-    from plumbline.cli.options import first_fault
-    from plumbline.errors import PlumblineError
-    from plumbline.records import Label
-
-    text, known = said["text"], desk.reviews.item(item).text
-    named = text if text.startswith("sha256:") else f"sha256:{text}"
-    if len(named) >= len("sha256:") + 12 and known.startswith(named):
-        named = known
-    try:
-        return Label(
-            text=named,
-            verdict=verdict,
-            rules=said["rules"],
-            severity=said["severity"] or "none",
-            reason=said["reason"],
-        )
-    except ValidationError as error:
-        raise PlumblineError(
-            f"this is no label: {first_fault(error)}",
-            consequence="nothing was recorded",
-            remedy=f"see `plumb review show {item} REVIEWER` for the text's digest, and `plumb review label --help`",
-        ) from error
-
-
-def _seen(task: "Task") -> dict[str, Any]:
-    """A task as JSON: what its person may see, and neither whose it is nor why it was selected."""
-    return {
-        "item": task.item.item,
-        "text": task.item.text,
-        "rubric": task.item.rubric,
-        "messages": [said.model_dump(mode="json") for said in task.text.messages],
-        "answer": task.text.answer,
-        "note": task.text.note,
-        "mine": task.mine.model_dump(mode="json") if task.mine else None,
-        "labels": [one.model_dump(mode="json") for one in task.labels],
-    }
-
-
-def _label_line(label: "Label") -> str:
-    rest = "" if label.severity == "none" else f", {label.severity}"
-    return f"{label.verdict}{rest} by {', '.join(label.rules)}{': ' if label.reason else ''}{_visible(label.reason)}"
-
-
-def _reading(found: "Agreement") -> str:
-    alpha = "alpha undefined" if found.alpha is None else f"alpha {found.alpha:.2f}"
-    bounds = "" if found.low is None else f" ({found.low:.2f} to {found.high:.2f})"
-    return f"{alpha}{bounds} on {found.units} items: {found.state.replace('_', ' ')}"
-
-
-def _visible(text: str) -> str:
-    from plumbline.console.words import visible
-
-    return visible(text)
-
-
-def _format(file: Path, kind: str | None) -> str:
-    from plumbline.errors import PlumblineError
-
-    found = kind or file.suffix.lower().removeprefix(".")
-    if found not in ("jsonl", "csv"):
-        raise PlumblineError(
-            f"the ending of {file.name} says neither JSONL nor CSV",
-            consequence="nothing was read or written",
-            remedy="name the format: --format jsonl or --format csv",
-        )
-    return found

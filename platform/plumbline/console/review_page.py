@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -31,8 +31,8 @@ from plumbline.console.words import title, visible
 from plumbline.errors import PlumblineError
 from plumbline.feedback.review import ReviewDesk, Task
 from plumbline.records import LABEL_SEVERITIES, Label, Rubric
-from plumbline.stores.reviews import Role
 
+Role = Literal["reviewer", "adjudicator"]
 COOKIE = "plumb_review"
 SESSION_SECONDS = 8 * 3600
 _LARGEST_FORM = 64 * 1024

@@ -21,6 +21,7 @@ withdrawal does not wait for a batch.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -30,6 +31,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback.access import UNKNOWN, Buckets, Permission, Source, check_signature, identify, sources_of
@@ -48,7 +50,8 @@ from plumbline.stores import Ledger, Receipt
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 _STATUS = {"accepted": 202, "duplicate": 200, "conflict": 409}
-_SLICE = 50  # events of a batch that are read in one go
+_SLICE = 20  # events of a batch that are read in one go
+_PATIENCE = 0.05  # seconds that a slice waits for consent requests, at most: a flood of them stops no events
 _LARGE = 64 * 1024  # bytes; larger bodies are parsed aside
 
 
@@ -82,6 +85,8 @@ class Collector:
         self._rates = Buckets(config.source_rate, config.source_burst)
         self._subjects = Buckets(config.subject_rate, config.subject_burst)
         self._refused: Counter[tuple[str, str]] = Counter()
+        self._urgent = 0
+        self._one_batch: asyncio.Lock
         self._verified = -float("inf")
         self._writer: Writer
         self._aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collector-parse")
@@ -119,9 +124,25 @@ class Collector:
             return parse_json(body)
         return await asyncio.get_running_loop().run_in_executor(self._aside, parse_json, body)
 
+    @contextlib.asynccontextmanager
+    async def urgent(self) -> AsyncIterator[None]:
+        """While somebody is in here, batches pause at their next slice."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+
     async def urgently(self, call: Any) -> Any:
         """Run a call on the writing thread, before the events that wait."""
         return await asyncio.wrap_future(self._writer.urgent(call))
+
+    async def _give_way(self) -> None:
+        """Let others have a turn, and those who are urgent several."""
+        await asyncio.sleep(0)
+        until = time.monotonic() + _PATIENCE
+        while self._urgent and time.monotonic() < until:
+            await asyncio.sleep(0.001)
 
     async def audited(self, call: Any) -> Any:
         """Run a call that reads much on the thread that is for it."""
@@ -165,6 +186,22 @@ class Collector:
         return {**attributes, "data": await self.parse(body)}
 
     async def _batch(self, body: bytes, source: str, identity: str | None) -> web.Response:
+        async with self._one_batch:  # several at once would be no faster, and in everybody's way
+            results, events, places = await self._read_batch(body, source, identity)
+        for place, receipt in zip(places, await self._store(events), strict=True):
+            results[place] |= {"status": _STATUS[receipt.outcome], "outcome": receipt.outcome}
+        for outcome, number in Counter(result["outcome"] for result in results if "outcome" in result).items():
+            self._count(source, outcome, number)
+        statuses = {result["status"] for result in results}
+        status = 207 if statuses - {200, 202} else 200 if statuses <= {200} else 202
+        counts = Counter(str(result.get("outcome") or result["reason"]) for result in results)
+        said = to_json({"counts": counts, "results": results})
+        return web.Response(body=said, status=status, content_type="application/json")
+
+    async def _read_batch(
+        self, body: bytes, source: str, identity: str | None
+    ) -> tuple[list[dict[str, Any]], list[FeedbackEvent], list[int]]:
+        """A result per event, the events that are good, and their places among the results."""
         raws = await self.parse(body)
         if not isinstance(raws, list):
             raise Refused(400, "not_a_batch", "a batch is a JSON array of events")
@@ -175,24 +212,18 @@ class Collector:
         places: list[int] = []
         for number, raw in enumerate(raws):
             if number % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)  # others have a turn
+                await self._give_way()
             try:
                 if number and not self._rates.take(source):  # the request itself has paid for the first
                     raise Refused(429, "source_rate", "this source sends faster than it may; send again later")
-                events.append(self._take(raw, _size(raw), source, identity))
+                size = len(body) if len(body) <= self.config.max_event else len(to_json(raw))
+                events.append(self._take(raw, size, source, identity))
                 places.append(len(results))
                 results.append({"id": events[-1].id})
             except Refused as refused:
                 self._refuse(source, refused.reason)
                 results.append({"status": refused.status, "reason": refused.reason, "detail": refused.text})
-        for place, receipt in zip(places, await self._store(events), strict=True):
-            results[place] |= {"status": _STATUS[receipt.outcome], "outcome": receipt.outcome}
-        for outcome, number in Counter(result["outcome"] for result in results if "outcome" in result).items():
-            self._count(source, outcome, number)
-        statuses = {result["status"] for result in results}
-        status = 207 if statuses - {200, 202} else 200 if statuses <= {200} else 202
-        counts = Counter(str(result.get("outcome") or result["reason"]) for result in results)
-        return web.json_response({"counts": counts, "results": results}, status=status)
+        return results, events, places
 
     def _take(self, raw: Any, size: int, source: str, identity: str | None) -> FeedbackEvent:
         if size > self.config.max_event:
@@ -247,6 +278,7 @@ class Collector:
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:
         self._writer = Writer(self._ledger.inbox, self.metrics)
+        self._one_batch = asyncio.Lock()
         counting = asyncio.create_task(self._keep_counts())
         yield
         counting.cancel()
@@ -303,8 +335,3 @@ def header_text(value: str) -> str:
     except UnicodeDecodeError:
         pass
     raise Refused(400, "bad_header", "a header is not percent-encoded UTF-8")
-
-
-def _size(raw: Any) -> int:
-    """Roughly the bytes of one event inside a batch; the body as a whole was bounded before."""
-    return len(str(raw))

@@ -75,7 +75,10 @@ class ConsentRoutes:
         app.router.add_get("/v1/consent/verify", self._verify)
 
     async def _change(self, request: web.Request) -> web.Response:
-        started = time.perf_counter()
+        async with self._collector.urgent():
+            return await self._changed(request, time.perf_counter())
+
+    async def _changed(self, request: web.Request, started: float) -> web.Response:
         name, source, body, signed = await self._collector.admit(request, "consent")
         try:
             asked = _REQUEST.validate_python(await self._collector.parse(body))

@@ -199,8 +199,10 @@ def _over_share(
     claims: Sequence[Claim], owner: Callable[[Claim], str], share: float, least: int, reason: str
 ) -> Refused:
     """Owners trimmed until none holds more than `share` of what stays; below `least` claims, and alone, nobody is."""
+    if share >= 1 or len(claims) < least:
+        return {}
     counts = Counter(map(owner, claims))
-    if share >= 1 or len(claims) < least or len(counts) * share < 1:
+    if len(counts) * share < 1:
         return {}
     return _beyond(claims, owner, counts, _level(counts.values(), share), reason)
 

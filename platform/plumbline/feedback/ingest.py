@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +57,7 @@ STAGES = (
     "sealed", "verified", "deduplicated", "consent_checked", "redacted", "guarded", "split",
     "awaiting_approval", "publishing", "published",
 )  # fmt: skip
+_CHAIN = 50_000  # consent entries that are read anew for every run: half a second
 _ATTEMPTS = 8  # rebuilds after a moved head or a lost consent before a person should look
 
 
@@ -154,7 +156,7 @@ class _Line:
         return None if head is None else load_manifest(self.ledger, self.owner.blobs, self.dataset)
 
     def run(self, up_to: int | None, run_key: str | None) -> IngestionResult:
-        consent = self.ledger.consent.require_valid()
+        consent = _verified_consent(self.ledger)
         if run_key is not None and (done := self.ledger.publications.by_run(run_key)) is not None:
             manifest = load_manifest(self.ledger, self.owner.blobs, self.dataset, done.version)
             return IngestionResult("published", self.dataset, run_key, done, manifest, **_counts(manifest))
@@ -393,6 +395,20 @@ class _Line:
     def _drop_leftovers(self, keep: str | None = None) -> None:
         """Erase payloads of earlier candidates of this line that no version will ever name."""
         self.ledger.payloads.drop_unpublished(self.owner.blobs, self.dataset, keep=keep)
+
+
+def _verified_consent(ledger: Ledger) -> ConsentHead:
+    """The consent ledger's head, verified; PlumblineError when it does not verify.
+
+    A chain of up to `_CHAIN` entries is read whole every time. A longer one is read whole once a day, and from the last
+    such reading on in between; the entries of everybody in a run are hashed again in any case (`standings`).
+    """
+    last = ledger.consent.last_full()
+    if last is not None and ledger.consent.head().sequence > _CHAIN:
+        age = ledger.database.clock() - datetime.fromisoformat(last.verified_at)
+        if timedelta(0) <= age < timedelta(days=1):
+            return ledger.consent.require_valid(since=last.head)
+    return ledger.consent.require_valid()
 
 
 def _keys_to_text(rejected: stages.Rejections) -> dict[str, str]:

@@ -125,7 +125,10 @@ def verify(
         problems.append(f"version {manifest.version} is published under another digest, or not at all")
     if not manifest.balanced:
         problems.append("accepted and rejected do not add up to sealed")
-    changes = load_changes(blobs, manifest)
+    try:
+        changes = load_changes(blobs, manifest)
+    except PlumblineError as error:
+        return Verification((*problems, error.fact), 0)
     rows = {
         row.address: row
         for row in ledger.publications.memberships("dataset = ? AND added_in = ?", (manifest.dataset, manifest.version))

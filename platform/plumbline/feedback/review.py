@@ -35,7 +35,7 @@ from plumbline.records import (
     short,
 )
 from plumbline.stores import Ledger, Queued
-from plumbline.stores.reviews import NewItem, ReviewItem, Reviews, Role, Settlement
+from plumbline.stores.reviews import NewItem, ReviewItem, Role, Settlement
 
 NEVER_RELEASED = frozenset({"report", "comment"})
 _PORTION = 2000  # inbox events read at a time
@@ -81,7 +81,7 @@ class ReviewDesk:
 
     def __init__(self, ledger: Ledger, *, threshold: float | None = None) -> None:
         self.ledger = ledger
-        self.reviews = Reviews(ledger.database)
+        self.reviews = ledger.reviews
         self.threshold = IngestionConfig().approved_rating if threshold is None else threshold
 
     # --- opening --------------------------------------------------------------------------------------------------
@@ -294,8 +294,7 @@ class ReviewDesk:
                 )
             )
             if outcome.approved and item.what not in NEVER_RELEASED and item.event_sequence not in before:
-                receipt = self.ledger.inbox.append_approved(item.event_sequence, reviewers=yes)
-                self.reviews.record_release(item.event_sequence, item.item, receipt.sequence)
+                self.reviews.record_release(item.event_sequence, item.item, self._release(item, yes))
                 released.append(item.event_sequence)
             elif not outcome.approved and item.event_sequence in before:
                 overturned.append(item.event_sequence)
@@ -307,6 +306,20 @@ class ReviewDesk:
             revisions=tuple(revisions),
             waiting=planned.waiting,
         )
+
+    def _release(self, item: ReviewItem, reviewers: Sequence[str]) -> int:
+        """Put an approved answer into the inbox; what it would teach must be the text that was judged."""
+        sequence = self.ledger.inbox.append_approved(item.event_sequence, reviewers=reviewers).sequence
+        ((original,), (made,)) = (self.ledger.inbox.read(n, n) for n in (item.event_sequence, sequence))
+        assert original.event is not None and made.event is not None
+        judged, taught = judged_text(original.event), judged_text(made.event)
+        if (judged.messages, judged.answer) != (taught.messages, taught.answer):
+            raise PlumblineError(
+                f"the approval of review item {item.item} would teach another text than the one that was judged",
+                consequence="nothing was settled or released",
+                remedy="this is a fault of plumbline, please report it; no label is lost",
+            )
+        return sequence
 
     def _revise(self, planned: Plan, docket: Docket) -> list[int]:
         """Open a rubric revision for every blocked batch that has none yet."""

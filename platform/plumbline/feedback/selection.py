@@ -46,14 +46,21 @@ class Selection:
 
 
 def judged_text(event: FeedbackEvent) -> JudgedText:
-    """What a reviewer of an event reads: a demonstration's own text, for anything else the answer, all redacted."""
+    """What a reviewer of an event reads, all redacted: the conversation, the text that would be taught, and what a
+    reporter or commenter wrote about it. What came with a thumb is left out: it would say which thumb."""
     data = event.data
-    demonstration = event.kind == "rewrite"
     return JudgedText(
         messages=tuple(Message(role=said.role, content=redact(said.content).text) for said in data.messages),
-        answer=redact((data.text or "" if demonstration else data.answer).strip()).text,
-        note="" if demonstration else redact((data.text or "").strip()).text,
+        answer=redact(taught_by(event).strip()).text,
+        note=redact((data.text or "").strip()).text if event.kind in ("report", "comment") else "",
     )
+
+
+def taught_by(event: FeedbackEvent) -> str:
+    """The text of an event that could become a target: a demonstration's own, an approval's, else the answer."""
+    if event.kind == "rewrite":
+        return event.data.text or ""
+    return event.data.text or event.data.answer if event.kind == "approved" else event.data.answer
 
 
 def withheld(events: Sequence[Queued], consent: ConsentLedger, now: datetime) -> list[str]:

@@ -1,4 +1,4 @@
-"""The one thread that writes: events in commits of a few hundred, and consent before them.
+"""The one thread that writes: events in commits of a hundred, and consent before them.
 
 Handlers do not commit one by one: what has gathered is committed together, so that one fsync carries many events and
 each is still acknowledged only after it. A commit is never longer than `PORTION` events, also when a request brings
@@ -22,7 +22,7 @@ from plumbline.records import FeedbackEvent
 from plumbline.stores import Inbox, Receipt
 
 T = TypeVar("T")
-PORTION = 250
+PORTION = 100
 MOST_WAITING = 20_000  # events
 
 

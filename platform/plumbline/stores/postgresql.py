@@ -28,7 +28,15 @@ from urllib.parse import quote
 from plumbline.errors import PlumblineError
 from plumbline.stores.database import PATIENCE_SECONDS, Clock, Database, LedgerUnavailable, Parameters, Row, utc_now
 from plumbline.stores.dialect import numbered, to_postgresql
-from plumbline.stores.postgresql_faults import fault, no_connection, not_durable, not_installed, unreadable_url
+from plumbline.stores.postgresql_erasure import CHANGING, HELD, MAY, REMAINS, STALE
+from plumbline.stores.postgresql_faults import (
+    fault,
+    no_connection,
+    no_schema,
+    not_durable,
+    not_installed,
+    unreadable_url,
+)
 
 try:
     import psycopg
@@ -42,6 +50,8 @@ except ImportError as error:
 
 _IDLE_SECONDS = 120  # a writer that went silent inside a transaction loses it, or a lost machine would lock all out
 _ROWS = 200  # rows of one INSERT statement
+_LOOK = 1000  # rows after which a table's statistics are looked at, and again whenever they have doubled
+_INTO = re.compile(r"\s*INSERT INTO (\w+)")
 _MANY = re.compile(r"(INSERT INTO .*? VALUES )(\((?:\?|NULL|[0-9]+|[\s,])+\))(\s+ON CONFLICT DO NOTHING)?\s*\Z", re.S)
 _SESSION = """
     SELECT set_config('search_path', quote_ident(current_schema()), false);
@@ -75,6 +85,7 @@ class PostgreSQLDatabase(Database):
         where = f"{quote(str(user)) + '@' if user else ''}{host}{f':{port}' if port else ''}"
         self._name = f"postgresql://{where}/{quote(str(parts.get('dbname') or user or ''))}"
         self._identities: dict[str, str] = {}
+        self._grown: dict[str, tuple[int, int]] = {}  # by table: rows put in by this connection, and when to look next
         self._connection = self._connect()
         try:
             self._migrate(must_exist=must_exist)
@@ -87,13 +98,13 @@ class PostgreSQLDatabase(Database):
 
     def truncate_log(self) -> None:
         with self._lock:
-            tables = [row[0] for row in self._fetch_all(_CHANGING, ())]
+            tables = [row[0] for row in self._fetch_all(CHANGING, ())]
             horizon = self.value("SELECT pg_current_xact_id()::xid::text")
             deadline = time.monotonic() + PATIENCE_SECONDS
             while tables:
                 for table in tables:
                     self._alone(f"VACUUM (FULL, ANALYZE) {table}")
-                tables = [row[0] for row in self._fetch_all(_HELD, (horizon,))]
+                tables = [row[0] for row in self._fetch_all(HELD, (horizon,))]
                 if tables and time.monotonic() > deadline:
                     raise LedgerUnavailable(
                         f"a reader of {self} still sees rows that were erased from {', '.join(tables)}",
@@ -101,9 +112,9 @@ class PostgreSQLDatabase(Database):
                         remedy="end long-running transactions (pg_stat_activity) and start the erasure again",
                     )
                 time.sleep(0.1 if tables else 0)
-            for table, column, kind in self._fetch_all(_STALE, ()):
+            for table, column, kind in self._fetch_all(STALE, ()):
                 self._alone(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {kind}")
-            may = self._fetch_one(_MAY, ())
+            may = self._fetch_one(MAY, ())
             assert may is not None
             if may["statistics"]:
                 self._alone("VACUUM FULL pg_catalog.pg_statistic")
@@ -114,7 +125,7 @@ class PostgreSQLDatabase(Database):
 
     def remains(self) -> tuple[str, ...]:
         with self._lock:
-            return tuple(row[0] for row in self._fetch_all(_REMAINS, ()))
+            return tuple(row[0] for row in self._fetch_all(REMAINS, ()))
 
     def close(self) -> None:
         with self._lock:
@@ -203,6 +214,22 @@ class PostgreSQLDatabase(Database):
                 consequence="nothing was changed",
                 remedy="start the same command again; if this repeats, report it with the command",
             )
+        self._look_at_what_grew()
+
+    def _look_at_what_grew(self) -> None:
+        """Take statistics of a table that grew much since PostgreSQL last did, which it does by itself only now and
+        then. Without them it reads a whole history to find a few hundred keys in it."""
+        for table, (rows, next_look) in self._grown.items():
+            if rows >= next_look:
+                self._grown[table] = (rows, 2 * rows)
+                with contextlib.suppress(psycopg.Error):  # what was committed stays so
+                    known = self._connection.execute("SELECT reltuples FROM pg_class WHERE oid = $1::regclass", [table])
+                    if rows > 0.2 * (known.fetchone() or (0,))[0]:
+                        self._connection.execute(f"ANALYZE {table}")
+
+    def _grew(self, table: str, rows: int) -> None:
+        before, next_look = self._grown.get(table, (0, _LOOK))
+        self._grown[table] = (before + rows, next_look)
 
     def _rollback(self) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -230,6 +257,8 @@ class PostgreSQLDatabase(Database):
         Integers are sent as text of no type, as NULL is: one statement then fits rows with either.
         """
         found, whole = _MANY.match(sql), 0
+        if (table := _INTO.match(sql)) is not None:
+            self._grew(table[1], len(rows))
         with self._faults():
             if found is not None:
                 insert, marks, conflict = found[1], found[2], found[3] or ""
@@ -247,6 +276,7 @@ class PostgreSQLDatabase(Database):
                 self._connection.cursor().executemany(numbered(sql), rows[whole:])
 
     def _insert(self, table: str, values: dict[str, Any]) -> int:
+        self._grew(table, 1)
         names, marks = ", ".join(values), ", ".join("?" * len(values))
         sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"
         identity = self._identities.get(table)
@@ -319,63 +349,7 @@ class _NumericLoader(Loader):
         return float(text) if b"." in text or b"N" in text else int(text)
 
 
-def no_schema(ledger: Database) -> PlumblineError:
-    return PlumblineError(
-        f"{ledger} has none of the schemas of its search path",
-        consequence="there is no place for the ledger's tables",
-        remedy="CREATE SCHEMA it, or name another with ?options=-csearch_path%3DNAME in the URL",
-    )
-
-
 _IDENTITIES = """
     SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND a.attidentity != ''
-"""
-# Every table but those that triggers keep as they are (they refuse UPDATE, and TRUNCATE as they refuse DELETE, under
-# no condition): what can be erased lies in these. One with no page, nor more than one in an index, holds nothing.
-_CHANGING = """
-    SELECT quote_ident(c.relname) FROM pg_class c
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND NOT (
-        EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 32 != 0)
-        AND EXISTS (SELECT 1 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-            WHERE t.tgrelid = c.oid AND t.tgtype & 18 = 18 AND t.tgqual IS NULL AND t.tgattr = ''
-                AND NOT p.prosrc ~ ' IF ')
-    ) AND (pg_relation_size(c.oid) > 0 OR c.reltoastrelid != 0 AND pg_relation_size(c.reltoastrelid) > 0
-        OR EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid
-            AND pg_relation_size(i.indexrelid) > current_setting('block_size')::bigint))
-"""
-# VACUUM FULL leaves rows that some snapshot still sees, and says so by how far it could freeze the table.
-_HELD = f"{_CHANGING} AND age(c.relfrozenxid) > age(CAST(? AS xid))"
-# ANALYZE keeps the old statistics of a table that has become empty. Giving a column the type it has drops them.
-_STALE = """
-    SELECT quote_ident(c.relname), quote_ident(a.attname),
-        CASE a.atttypid WHEN 'text'::regtype THEN 'TEXT COLLATE "C"' ELSE 'BYTEA' END
-    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.atttypid IN ('text'::regtype, 'bytea'::regtype)
-    JOIN pg_stats s ON s.schemaname = current_schema() AND s.tablename = c.relname AND s.attname = a.attname
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND c.reltuples = 0
-"""
-_MAY = """
-    SELECT pg_has_role(current_user, d.datdba, 'USAGE') AS statistics,
-        pg_has_role(current_user, 'pg_checkpoint', 'USAGE') AS checkpoint,
-        has_function_privilege('pg_switch_wal()', 'EXECUTE') AS switch
-    FROM pg_database d WHERE d.datname = current_database()
-"""
-_REMAINS = f"""
-    WITH may AS ({_MAY}), setting AS (SELECT name, setting FROM pg_settings)
-    SELECT 'log segments are recycled with their bytes (set wal_recycle=off)' FROM setting
-        WHERE name = 'wal_recycle' AND setting = 'on'
-    UNION ALL SELECT 'old log segments are kept (set wal_keep_size=0)' FROM setting
-        WHERE name = 'wal_keep_size' AND setting != '0'
-    UNION ALL SELECT 'log segments are archived outside the database (archive_mode); expire the archive' FROM setting
-        WHERE name = 'archive_mode' AND setting != 'off'
-    UNION ALL SELECT 'statements are written to the server log (log_statement, log_min_duration_statement)'
-        WHERE EXISTS (SELECT 1 FROM setting WHERE name = 'log_statement' AND setting IN ('mod', 'all')
-            OR name = 'log_min_duration_statement' AND setting != '-1')
-    UNION ALL SELECT 'a replication slot or standby keeps a copy (pg_replication_slots, pg_stat_replication)'
-        WHERE EXISTS (SELECT 1 FROM pg_replication_slots) OR EXISTS (SELECT 1 FROM pg_stat_replication)
-    UNION ALL SELECT 'statistics keep sampled values (make this user the owner of the database)' FROM may
-        WHERE NOT statistics
-    UNION ALL SELECT 'the log lives until the next checkpoint'
-        || ' (GRANT pg_checkpoint and EXECUTE ON FUNCTION pg_switch_wal() to this user)' FROM may
-        WHERE NOT (checkpoint AND switch)
 """

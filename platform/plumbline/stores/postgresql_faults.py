@@ -81,6 +81,14 @@ def not_durable(ledger: object) -> PlumblineError:
     )
 
 
+def no_schema(ledger: object) -> PlumblineError:
+    return PlumblineError(
+        f"{ledger} has none of the schemas of its search path",
+        consequence="there is no place for the ledger's tables",
+        remedy="CREATE SCHEMA it, or name another with ?options=-csearch_path%3DNAME in the URL",
+    )
+
+
 def not_installed() -> PlumblineError:
     return PlumblineError(
         "psycopg is not installed",
