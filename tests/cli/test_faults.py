@@ -69,7 +69,7 @@ def test_a_rubric_that_is_none_is_refused_before_anything_is_published(plumb, na
         ("ingest", "facts"),
     ):
         assert plumb(*command, "--rubric", rubric).faulted(f"{name} is not a rubric")
-    assert plumb("dataset", "list").out.count("\n") == 1
+    assert len(plumb("dataset", "list", "--json").json) == 1
 
 
 @pytest.mark.parametrize("content", [b"null", b'{"cases": 1}', b"not json", b"\xff\xfe", b""])

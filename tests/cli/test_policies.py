@@ -84,7 +84,7 @@ def test_train_evaluate_and_gate_end_to_end(data, tiny_policy):
     file = data.objective(tiny_policy)
     trained = data("train", file, "--out", "aligned", "--in-process", "--json").json
     assert data("train", file, "--out", "aligned", "--in-process", "--json").json == trained
-    assert data("lineage", "policy", trained["policy"]).json["name"] == "aligned"
+    assert data("lineage", "policy", trained["policy"], "--json").json["name"] == "aligned"
     other = data.objective(tiny_policy, epochs=2)
     assert data("train", other, "--out", "aligned", "--in-process").faulted("aligned already holds the policy aligned")
 

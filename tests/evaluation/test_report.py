@@ -37,7 +37,8 @@ def example(*said: str) -> Example:
 def manifest():
     zero = digest_of(0)
     return DatasetManifest(
-        dataset="d", version=1, run_key=zero, root=set_root([]), changes=zero, sizes={}, slices={}, subjects=0, rubric=zero, code=zero,
+        dataset="d", version=1, run_key=zero, root=set_root([]), changes=zero, sizes={}, slices={}, subjects=0,
+        rubric=zero, code=zero,
         consent_sequence=0, consent_head=zero, sealed=0, accepted=0,
     )  # fmt: skip
 

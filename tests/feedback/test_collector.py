@@ -518,6 +518,7 @@ def test_consent_is_shown_refused_reaffirmed_and_withdrawn_twice_over_http(house
     assert [entry["action"] for entry in shown["entries"]] == ["refused", "given", "reaffirmed", "withdrawn"]
     assert three.ask("/v1/consent", X_Plumbline_Identity="stranger") == (200, {"entries": []})
     assert three.ask("/v1/consent")[0] == 400
+    assert three.ask("/v1/consent", X_Plumbline_Identity="%20")[0] == 400
 
 
 def test_a_minors_consent_is_recorded_and_covers_only_with_a_guardian(house: Any, three: Client) -> None:

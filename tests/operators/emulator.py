@@ -96,7 +96,7 @@ def defaulted(schema: Doc, value: Doc) -> Doc:
 
 @attrs.define(kw_only=True)
 class ApiServerEmulator(KubernetesEmulator):
-    """See the module. `writes` counts what was asked for, by method and plural."""
+    """See the module. `created` and `patched` tell what was asked for and done, in order."""
 
     weather: Weather = attrs.field(factory=Weather)
     created: list[Doc] = attrs.field(factory=list, init=False)

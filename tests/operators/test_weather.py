@@ -92,6 +92,10 @@ def nothing_twice(cluster: Cluster, desk: Desk) -> None:
     assert len(cluster.made("IngestionRun")) == len(cluster.objects(RUNS)) == 3
     with desk.ledger() as ledger:
         assert [version.version for version in ledger.publications.versions("support")] == [1, 2, 3]
+        tokens = ledger.database.rows(
+            "SELECT fencing_token FROM publication WHERE reason != 'withdrawal' ORDER BY version"
+        )
+        assert [row[0] for row in tokens] == sorted({row[0] for row in tokens}), "nobody published under an old token"
         candidates = [doc["spec"]["candidate"] for doc in cluster.objects(APPROVALS)]
         assert [len(ledger.runs.approvals(candidate)) for candidate in candidates] == [1, 1]
     assert not desk.contains("ada") and desk.contains("ben")

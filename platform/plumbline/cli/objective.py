@@ -33,7 +33,7 @@ from plumbline.cli.preview import preview
 if TYPE_CHECKING:
     from plumbline.feedback import DatasetVersionData
     from plumbline.records import Objective, SuiteItem
-    from plumbline.stores import Ledger, LocalBlobs
+    from plumbline.stores import BlobStore, Ledger
 
 
 NOTHING = "sha256:" + "0" * 64  # stands where a digest will be, while the words are read
@@ -90,7 +90,7 @@ def show(file: Path, superseded: bool, json_out: bool, ledger: Path, blobs: Path
 
 
 def resolve_objective(
-    file: Path, ledger: "Ledger", blobs: "LocalBlobs", *, superseded: bool = False, **overrides: Any
+    file: Path, ledger: "Ledger", blobs: "BlobStore", *, superseded: bool = False, **overrides: Any
 ) -> Resolved:
     """Read an objective file. Raises PlumblineError for a key or value that means nothing, a version that is not
     there, is not its dataset's head (unless `superseded`), or holds somebody who withdrew."""
@@ -185,7 +185,7 @@ def probe_digest_of(items: "tuple[SuiteItem, ...]") -> str | None:
 
 
 def load_consented(
-    ledger: "Ledger", blobs: "LocalBlobs", name: str, *, superseded: bool = False
+    ledger: "Ledger", blobs: "BlobStore", name: str, *, superseded: bool = False
 ) -> "DatasetVersionData":
     """A dataset version by NAME or NAME@VERSION whose consent still holds, checked again now."""
     from plumbline.errors import PlumblineError

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from plumbline.cli.collector import collector  # noqa: F401  (the table in main.py names it here)
 from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
 
 

@@ -1,14 +1,15 @@
 """Feedback: from what people do to answers to the next dataset version, under their consent.
 
-collector, events   take events in           redact          remove personal data
-consent             give, withdraw, prove    guard, split    keep out floods, leaks and poison
-ingest, stages      the resumable run        publish, erase  versions, and leaving them
+take in    collector, access, events, writer, logged; consent, consent_routes; importers
+decide     ingest and its stages: signatures, redact(ion_*), injection, guard, split; history, examples
+judge      review, selection, settling, agreement, labels
+publish    approval, publish, seed, erase
+read       reading, card, croissant, export, delta
 """
 
 from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, Preference, load_candidate
 from plumbline.feedback.collector import (
     CollectorConfig,
-    RunningCollector,
     run_collector,
     start_collector,
 )
@@ -37,6 +38,7 @@ from plumbline.feedback.reading import (
     verify,
 )
 from plumbline.feedback.redact import NOT_DETECTED, Redacted, redact
+from plumbline.feedback.running import RunningCollector
 from plumbline.feedback.seed import publish_seed_version
 from plumbline.feedback.telemetry import record_ingestion, record_ledger
 

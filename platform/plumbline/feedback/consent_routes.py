@@ -167,6 +167,9 @@ class ConsentRoutes:
         return await self._entries(name, source, header_text(header))
 
     async def _entries(self, name: str, source: Source, identity: str) -> web.Response:
+        if not identity.strip():
+            raise Refused(400, "malformed", "the identity is empty")
+
         def read() -> list[ConsentEntry]:
             try:
                 self._require_own(name, source, self._desk.subject(identity), new=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback.consent import ConsentDesk
-from plumbline.feedback.history import History
+from plumbline.feedback.history import History, sweep_staged
 from plumbline.feedback.publish import code_digest, compose, publish_version, signer
 from plumbline.feedback.reading import load_manifest, members_of, verify
 from plumbline.records import GRANTS, digest_of
@@ -120,6 +120,7 @@ def erase(
         ledger.subjects.erase(subject)
     on_step("events erased")
     ledger.payloads.drop_unpublished(blobs)
+    sweep_staged(ledger, blobs)
     theirs = ledger.publications.memberships("subject = ?", (subject,))
     for dataset in sorted({member.dataset for member in theirs}):
         ids = [member.id for member in theirs if member.dataset == dataset]

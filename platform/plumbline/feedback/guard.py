@@ -34,9 +34,16 @@ from statistics import median
 from pydantic import Field
 
 from plumbline.feedback.injection import CONTROL, has_control_tokens, suspicion
-from plumbline.records import Record
+from plumbline.records import Record, Selected
 
-__all__ = ["Claim", "GuardLimits", "guard", "has_control_tokens", "suspicion"]
+__all__ = ["HELD_FOR_PEOPLE", "Claim", "GuardLimits", "guard", "has_control_tokens", "suspicion"]
+
+# Guards whose refusals people may overrule, and what then selects the text for them; an answer that they approved is
+# past these. The rest (hidden orders, echoes, bursts, caps) is never a target, or would let a flood reach people.
+HELD_FOR_PEOPLE: dict[str, Selected] = {
+    "contradictory_labels": "contradiction",
+    "many_users_one_text": "demonstration",
+}
 
 
 class GuardLimits(Record):

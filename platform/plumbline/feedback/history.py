@@ -143,3 +143,10 @@ def dialogue_of(example: Example) -> str:
 def dialogue(prompt: str, target: str) -> str:
     """A text as signatures see it: prompt and target, with roles."""
     return f"{prompt}\nassistant: {target}"
+
+
+def sweep_staged(ledger: Ledger, blobs: BlobStore) -> None:
+    """Delete what any run staged for an index and did not publish: nobody can say yet whose keys are in it. A run that
+    is under way is built again."""
+    for row in ledger.database.rows("SELECT DISTINCT dataset, kind FROM key_run WHERE state = 'staged'"):
+        KeyIndex(ledger.database, blobs, row["dataset"], row["kind"]).sweep()

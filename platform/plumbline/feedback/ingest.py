@@ -52,6 +52,8 @@ from plumbline.stores import (
     read_sealed,
     undisturbed,
 )
+from plumbline.stores.key_index import StagedRunGone
+from plumbline.stores.runs import this_worker
 
 STAGES = (
     "sealed", "verified", "deduplicated", "consent_checked", "redacted", "guarded", "split",
@@ -70,13 +72,13 @@ class Ingestion:
         blobs: BlobStore,
         config: IngestionConfig | None = None,
         *,
-        holder: str = "local",
+        holder: str = "",
         on_stage: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.ledger = ledger
         self.blobs = blobs
         self.config = config or IngestionConfig()
-        self.holder = holder
+        self.holder = holder or this_worker()
         self.on_stage = on_stage
 
     @property
@@ -111,7 +113,7 @@ class Ingestion:
                 line = _Line(self, dataset, rubric, policy_text, lease, approver, approvals_required, approve)
                 try:
                     return line.run(up_to, run_key)
-                except (ConsentLost, HeadMoved, PackGone):
+                except (ConsentLost, HeadMoved, PackGone, StagedRunGone):
                     if attempt == _ATTEMPTS - 1:
                         raise
             raise AssertionError("unreachable")
@@ -140,6 +142,8 @@ class _Line:
         """Note that a stage is durable, and how long it took since the one before."""
         now = time.monotonic()
         self.seconds[stage], self._since = now - self._since, now
+        if stage != "published":
+            self.ledger.runs.renew_lease(self.lease)
         self.owner.on_stage(stage)
 
     @property

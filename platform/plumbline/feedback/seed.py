@@ -20,6 +20,7 @@ from plumbline.feedback.reading import load_manifest
 from plumbline.feedback.split import Components, drawn_split
 from plumbline.records import Example, Split, digest_bytes, digest_of, merkle_root
 from plumbline.stores import BlobStore, Ledger, Published
+from plumbline.stores.runs import this_worker
 
 
 def publish_seed_version(
@@ -34,7 +35,7 @@ def publish_seed_version(
     licence: str = "unspecified",
     code: str | None = None,
     reason: str = "seed",
-    holder: str = "local",
+    holder: str = "",
     policy_text: str | None = None,
 ) -> Published:
     """Publish examples that were written for the purpose, as the dataset's next version.
@@ -53,7 +54,7 @@ def publish_seed_version(
             consequence="nothing is published: which example is held out would be a guess",
             remedy="give one split per example, or none",
         )
-    lease = ledger.runs.acquire_lease(f"dataset-line/{dataset}", holder)
+    lease = ledger.runs.acquire_lease(f"dataset-line/{dataset}", holder or this_worker())
     consent = ledger.consent.require_valid()
     head = ledger.publications.head(dataset)
     parent = load_manifest(ledger, blobs, dataset) if head is not None else None

@@ -14,18 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from plumbline.feedback.guard import Claim, GuardLimits, guard, suspicion
+from plumbline.feedback.guard import HELD_FOR_PEOPLE, Claim, GuardLimits, guard, suspicion
 from plumbline.feedback.pseudonyms import PSEUDONYM
 from plumbline.feedback.redact import redact
 from plumbline.records import FeedbackEvent, JudgedText, Message, Selected, digest_of
 from plumbline.stores import ConsentLedger, Queued
-
-# Guards whose refusals people may overrule. The rest (hidden orders, echoes, bursts, caps) is never a target, or would
-# let a flood reach people.
-HELD_FOR_PEOPLE: dict[str, Selected] = {
-    "contradictory_labels": "contradiction",
-    "many_users_one_text": "demonstration",
-}
 
 _JUDGED = frozenset({"rating", "rewrite", "report", "comment"})  # comparisons, logged traffic and approvals are not
 

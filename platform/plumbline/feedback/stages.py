@@ -30,7 +30,7 @@ from datetime import datetime
 
 import numpy as np
 
-from plumbline.feedback.guard import Claim, GuardLimits, guard, suspicion
+from plumbline.feedback.guard import HELD_FOR_PEOPLE, Claim, GuardLimits, guard, suspicion
 from plumbline.feedback.history import History, TextKeys
 from plumbline.feedback.pseudonyms import PSEUDONYM
 from plumbline.feedback.publish import keys_of
@@ -224,7 +224,12 @@ def guarded(found: Batch, rows: Sequence[int], history: History, limits: GuardLi
         for row in fresh
         for one in (found.rows[row],)
     ]
-    rejected |= guard(claims, limits)
+    overruled = {found.rows[row].sequence for row in fresh if found.rows[row].origin == "approved_answer"}
+    rejected |= {
+        sequence: reason
+        for sequence, reason in guard(claims, limits).items()
+        if sequence not in overruled or reason not in HELD_FOR_PEOPLE
+    }
     left = [row for row in fresh if found.rows[row].sequence not in rejected]
     again = {row for group in _chains(found, left, threshold) for row in group[1:]}
     again |= history.near(found.keys, found.signatures, [row for row in left if row not in again], threshold)

@@ -190,12 +190,12 @@ class People:
         right = {request.messages: request.is_right for request in self.requests(name, n)}
         desk = ReviewDesk(self.ledger)
         opened = desk.open_items(self.rubric)
-        dice = random.Random(f"plumbline-review-{self.seed}-{name}")
-        slips = {item.item for item in desk.current(self.rubric) if dice.random() < HASTE}
+        last = self.ledger.inbox.last_sequence()
+        events = {one.sequence: one.event for one in self.ledger.inbox.read(1, last) if one.event is not None}
 
-        def judge(task: Task, slip: bool = False) -> Label:
-            said = self.ledger.inbox.read(task.item.event_sequence, task.item.event_sequence)[0].event
-            assert said is not None
+        def judge(task: Task, *, hasty: bool = False) -> Label:
+            said = events[task.item.event_sequence]
+            slip = hasty and random.Random(f"plumbline-review-{self.seed}-{name}-{said.id}").random() < HASTE
             good = right[said.data.messages](task.text.answer) != slip
             rule = next((area for start, area in RULES.items() if said.data.slice.startswith(start)), "helpfulness")
             verdict, severity = ("approve", "none") if good else ("reject", "minor")
@@ -204,7 +204,7 @@ class People:
         for number in (0, 1):
             reviewer = self.pseudonyms.of(f"reviewer-{number}")
             for task in desk.queue(reviewer, self.rubric):
-                desk.label(task.item.item, reviewer, judge(task, number == 1 and task.item.item in slips))
+                desk.label(task.item.item, reviewer, judge(task, hasty=number == 1))
         adjudicator = self.pseudonyms.of("adjudicator")
         for task in desk.queue(adjudicator, self.rubric, role="adjudicator"):
             desk.adjudicate(task.item.item, adjudicator, judge(task))

@@ -1,7 +1,8 @@
 """Stores: blobs (content-addressed, fsynced) and the ledger database. The only rooms of this floor are disks."""
 
 from plumbline.stores.blobs import BlobStore, LocalBlobs
-from plumbline.stores.consent_ledger import ConsentHead, ConsentLedger, Coverage, LedgerCheck
+from plumbline.stores.consent_chain import ConsentHead, LedgerCheck
+from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.exports import Export, Exports
 from plumbline.stores.inbox import Inbox, Queued, Receipt, Review
 from plumbline.stores.key_index import KeyIndex
@@ -21,7 +22,7 @@ from plumbline.stores.publications import (
 from plumbline.stores.releases import REMEDIATIONS, Releases, Remediation
 from plumbline.stores.runs import Approval, Lease, Run, Runs, StaleLease
 from plumbline.stores.sealed import SealedEvent, read_sealed, undisturbed
-from plumbline.stores.standing import Standing
+from plumbline.stores.standing import Coverage, Standing
 from plumbline.stores.tree import TreeChange
 
 __all__ = [

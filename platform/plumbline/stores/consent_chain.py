@@ -10,6 +10,7 @@ from typing import Any
 
 from plumbline.records import GENESIS
 from plumbline.stores.database import Database
+from plumbline.stores.sealed import undisturbed
 from plumbline.stores.standing import entry_content, entry_digest
 
 _RANGE = 20_000
@@ -44,7 +45,8 @@ def check_chain(database: Database, since: ConsentHead | None = None) -> tuple[C
         )
         if not rows:
             break
-        head, problem = _linked(rows, head, _indexed(database, head.sequence, rows[-1]["sequence"]))
+        with undisturbed():
+            head, problem = _linked(rows, head, _indexed(database, head.sequence, rows[-1]["sequence"]))
     if problem is None and (odd := database.value("SELECT MIN(sequence) FROM consent WHERE sequence < 1")) is not None:
         problem = f"entry {odd} is out of place"
     if problem is None:

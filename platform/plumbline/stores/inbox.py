@@ -9,15 +9,14 @@ A thousand events are one commit and a handful of statements: what is known is l
 Sequences have no gaps, because write transactions are serial and nothing leaves the inbox.
 """
 
-import contextlib
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from plumbline.errors import PlumblineError
 from plumbline.records import APPROVED_TYPE, FeedbackEvent, digest_of
 from plumbline.stores.database import Database
+from plumbline.stores.sealed import undisturbed
 from plumbline.stores.subjects import SubjectKeys, fingerprint
 
 Outcome = Literal["accepted", "duplicate", "conflict"]
@@ -140,7 +139,9 @@ class Inbox:
                     consequence="nothing was added to the inbox",
                     remedy="approve an answer in an event that is there with its words",
                 )
-            data = event.data.model_copy(update={"original": event_sequence, "approved_by": tuple(sorted(reviewers))})
+            words = event.data.text if event.kind == "rewrite" else None  # a rater's own words are no answer
+            update = {"original": event_sequence, "approved_by": tuple(sorted(reviewers)), "text": words}
+            data = event.data.model_copy(update=update)
             key = digest_of(list(event.key)).removeprefix("sha256:")
             made = FeedbackEvent.model_validate(
                 {**event.model_dump(), "id": key, "source": HOUSE_SOURCE, "type": APPROVED_TYPE, "data": data}
@@ -241,7 +242,7 @@ class Inbox:
             (from_sequence, to_sequence),
         )
         read = FeedbackEvent.model_validate_json
-        with _undisturbed():
+        with undisturbed():
             return [
                 Queued(number, source, subject, consent, then, mark, original, None if body is None else read(body))
                 for number, source, subject, consent, then, mark, original, body in rows
@@ -272,19 +273,6 @@ class Inbox:
             return self._database.execute(
                 "UPDATE inbox SET body = NULL, fingerprint = NULL WHERE subject = ? AND body IS NOT NULL", (subject,)
             )
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Thousands of new objects set off the cycle collector again and again, and none of them is garbage: half of the
-    time of a long read would be its."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _body(event: FeedbackEvent, **options: Any) -> bytes:

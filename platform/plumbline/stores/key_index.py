@@ -49,6 +49,10 @@ _HASHES: Final = (np.uint64(0), np.uint64(24))  # where in a key the filter's sl
 _OURS: Final = "WHERE dataset = ? AND kind = ? AND state = ?"
 
 
+class StagedRunGone(PlumblineError):
+    """What was staged was swept away, by an erasure or by another writer: build the version again."""
+
+
 @dataclass(frozen=True)
 class StagedRun:
     """A run that is on the disk and in no version of the index yet; `packs` may be empty."""
@@ -158,7 +162,7 @@ class KeyIndex:
                     f"UPDATE key_run SET state = 'current' {_OURS} AND run = ?", (*self._ours("staged"), run.run)
                 )
                 if changed != len(run.packs):
-                    raise PlumblineError(
+                    raise StagedRunGone(
                         f"a staged run of {run.entries} keys of {self._dataset} was swept before it was admitted",
                         consequence="the transaction that wanted it is rolled back",
                         remedy="hold the dataset's lease while writing, and start the same command again",

@@ -107,8 +107,8 @@ class Payloads:
         inside = _by_pack(examples)
         for pack, ones in inside.items():
             name = self._name(pack)
-            blobs.overwrite_pack(name, [(one.place or 0, bytes(one.length or 0)) for one in ones])
-            with self._database.transaction():
+            with self._database.transaction():  # two erasures that rewrite one object at once would undo each other
+                blobs.overwrite_pack(name, [(one.place or 0, bytes(one.length or 0)) for one in ones])
                 self._database.insert_many(
                     "UPDATE example SET pack = NULL, place = NULL, length = NULL WHERE id = ?",
                     [(one.id,) for one in ones],

@@ -136,8 +136,9 @@ def authors_of(ledger: Ledger, run: Run) -> frozenset[str]:
     """Pseudonyms of everyone who wrote a target among the run's events, accepted or not: none of them may approve."""
     wrote: set[str] = set()
     for queued in ledger.inbox.read(run.from_sequence, run.to_sequence):
-        if queued.event is not None and queued.event.data.text:
-            wrote.add(queued.event.data.author or queued.subject)
+        event = queued.event
+        if event is not None and event.kind in ("rewrite", "approved") and event.data.text:
+            wrote.add(event.data.author or queued.subject)
     return frozenset(wrote)
 
 

@@ -5,6 +5,8 @@ index says so). A lease keeps two workers from doing the same work, but it is on
 wake up after its lease ran out. What protects the data is the fencing token, checked in the publishing transaction.
 """
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -57,7 +59,8 @@ class Runs:
     # --- leases -----------------------------------------------------------------------------------------------
 
     def acquire_lease(self, name: str, holder: str, *, seconds: float = 60.0) -> Lease:
-        """Take or renew a lease. PlumblineError while somebody else holds it and it has not run out."""
+        """Take a lease. PlumblineError while somebody else holds it, lives as far as this machine can tell, and the
+        lease has not run out."""
         now = self._database.clock()
         expires = timestamp(now + timedelta(seconds=seconds))
         with self._database.transaction():
@@ -65,7 +68,7 @@ class Runs:
             if row is None:
                 self._database.insert("lease", name=name, holder=holder, token=1, expires_at=expires)
                 return Lease(name, holder, 1)
-            if row["holder"] != holder and row["expires_at"] > timestamp(now):
+            if row["holder"] != holder and row["expires_at"] > timestamp(now) and not _gone(row["holder"]):
                 raise PlumblineError(
                     f"{name} is being worked on by {row['holder']}",
                     consequence="this worker does not start: two would build the same version twice",
@@ -76,6 +79,13 @@ class Runs:
                 "UPDATE lease SET holder = ?, token = ?, expires_at = ? WHERE name = ?", (holder, token, expires, name)
             )
             return Lease(name, holder, token)
+
+    def renew_lease(self, lease: Lease, *, seconds: float = 60.0) -> None:
+        """Hold on to a lease for longer. StaleLease when somebody else has it by now."""
+        expires = timestamp(self._database.clock() + timedelta(seconds=seconds))
+        with self._database.transaction():
+            self.check_lease(lease)
+            self._database.execute("UPDATE lease SET expires_at = ? WHERE name = ?", (expires, lease.name))
 
     def release_lease(self, lease: Lease) -> None:
         """Let the next holder in at once; the token stays, so that an old holder remains locked out."""
@@ -156,3 +166,22 @@ class Runs:
         run = self.run(run_key)
         assert run is not None
         return run
+
+
+def this_worker() -> str:
+    """A name for the holder of a lease: `HOST/PID`, so that a worker on the same machine sees when it is gone."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def _gone(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is no more. Of other machines nothing is known."""
+    host, _, process = holder.rpartition("/")
+    if host != socket.gethostname() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False

@@ -126,7 +126,7 @@ CREATE TABLE example (
     added_in INTEGER NOT NULL,
     removed_in INTEGER
 ) STRICT;
-CREATE INDEX example_by_subject ON example (subject) WHERE subject IS NOT NULL;
+CREATE INDEX example_by_subject ON example (subject, split, dataset, added_in, removed_in) WHERE subject IS NOT NULL;
 CREATE INDEX example_by_event ON example (event_sequence) WHERE event_sequence IS NOT NULL;
 CREATE INDEX example_by_version ON example (dataset, added_in);
 CREATE INDEX example_removed ON example (dataset, removed_in) WHERE removed_in IS NOT NULL;
