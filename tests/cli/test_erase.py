@@ -51,7 +51,7 @@ def test_calling_again_gives_the_same_proof_and_changes_nothing(fed):
 
 def test_people_read_what_was_done_and_that_nothing_is_unlearned(fed):
     said = fed("erase", "ana").out
-    assert "1 events, 1 payloads" in said and "facts version 2 is without them" in said and "proof sha256:" in said
+    assert "events 1, payloads 1" in said and "facts version 2 is without them" in said and "proof sha256:" in said
 
 
 def test_nobody_else_is_touched(fed):

@@ -6,7 +6,6 @@ The figures are those of an early run of the micro-world, so the page is judged 
 from collections import Counter
 from typing import Any
 
-
 from plumbline.console import LineageEdge, LoopStory, Redactions, Stage, Withdrawal
 from plumbline.records import (
     AREAS,
@@ -32,8 +31,8 @@ from plumbline.records import (
     TrainingRecord,
     Verdict,
     digest_of,
-    set_root,
     say,
+    set_root,
 )
 
 # area, metric, direction, margin, rates of reference, aligned-1, aligned-2, slice that is worst

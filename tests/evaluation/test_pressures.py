@@ -14,8 +14,8 @@ from plumbline.records import (
     Suite,
     SuiteItem,
     digest_of,
-    set_root,
     say,
+    set_root,
 )
 
 

@@ -16,8 +16,8 @@ from plumbline.records import (
     Suite,
     digest_bytes,
     digest_of,
-    set_root,
     say,
+    set_root,
 )
 
 WORLD = ClosedFormJudge("m", (r"sorry, .*",), (r"i do not know\.",), (r"(find|take) .*", r".*\d+"))

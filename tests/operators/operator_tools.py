@@ -24,12 +24,13 @@ import yaml
 from emulator import TESTS, ApiServerEmulator, Weather
 from kmock import Server
 
+from backends import Backend
 from plumbline.errors import PlumblineError
 from plumbline.feedback import Pseudonyms
 from plumbline.reconcile.approval import POLICY, SAME_PERSON
 from plumbline.records import FeedbackData, FeedbackEvent, digest_bytes, digest_of, say
 from plumbline.records.resources import RESOURCES
-from plumbline.stores import Approval, Ledger, LocalBlobs
+from plumbline.stores import Approval, Ledger
 
 REPO = Path(__file__).resolve().parents[2]
 GROUP = "plumbline.dev/v1alpha1"
@@ -51,12 +52,13 @@ class Desk:
     """The ledger and the blobs that the operator looks at, and what people and Jobs do to them."""
 
     folder: Path
-    ledger_path: Path = field(init=False)
-    blobs: LocalBlobs = field(init=False)
+    backend: Backend | None = None
+    ledger_path: Any = field(init=False)  # a Path, or the URL of the backend's
+    blobs_place: Path | str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ledger_path = self.folder / "ledger.sqlite"
-        self.blobs = LocalBlobs(self.folder / "blobs")
+        self.ledger_path = self.backend.ledger if self.backend else self.folder / "ledger.sqlite"
+        self.blobs_place = self.backend.blobs if self.backend else self.folder / "blobs"
         with self.ledger() as ledger:
             ledger.consent.register_notice("training", "1", "we train on what you write")
 
@@ -87,6 +89,10 @@ class Desk:
 
     def version(self) -> int:
         """The head version's number, without waiting for anybody: whoever holds the ledger may be paused. -1: busy."""
+        if isinstance(self.ledger_path, str):
+            with self.ledger() as ledger:
+                head = ledger.publications.head("support")
+                return head.version if head is not None else 0
         address = f"file:{self.ledger_path}?mode=ro"
         with (
             contextlib.suppress(sqlite3.OperationalError),
@@ -291,13 +297,13 @@ async def operator(
     folder = desk.folder
     (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(cluster.url)))
     jobs = {"image": "plumbline:test", "serviceAccount": "plumbline", "claim": "plumbline-data"}
-    here = {"ledger": str(desk.ledger_path), "blobs": str(folder / "blobs")}
+    here = {"ledger": str(desk.ledger_path), "blobs": str(desk.blobs_place)}
     (folder / "jobs.yaml").write_text(yaml.safe_dump({**jobs, **here}))
     environment = {
         **os.environ,
         "KUBECONFIG": str(folder / "kubeconfig"),
         "PLUMBLINE_LEDGER": str(desk.ledger_path),
-        "PLUMBLINE_BLOBS": str(folder / "blobs"),
+        "PLUMBLINE_BLOBS": str(desk.blobs_place),
         "PLUMBLINE_JOBS": str(folder / "jobs.yaml"),
         "PLUMBLINE_NAMESPACE": "demo",
         "PLUMBLINE_TENANT_KEY": TENANT_KEY.hex(),

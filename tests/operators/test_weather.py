@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from emulator import Weather
 from operator_tools import APPROVALS, LEASES, RUNS, VERSIONS, Cluster, Desk, Running, mock_cluster, operator, until
+
+from backends import Backend, backend  # noqa: F401  (a fixture)
 
 Story = Callable[[Cluster, Desk], Awaitable[None]]
 STORMS = {
@@ -114,6 +117,19 @@ def test_in_bad_weather_it_converges_and_starts_nothing_twice(tmp_path: Path, na
     tell(tmp_path, story, Weather(**{key: value for key, value in vars(STORMS[name]).items() if key != "dice"}))
 
 
+def test_the_same_on_every_pair_of_stores(tmp_path: Path, backend: Backend) -> None:  # noqa: F811
+    """SQLite with a directory; PostgreSQL with S3, both real servers: operator and Jobs are given places, not files."""
+
+    async def run() -> None:
+        async with mock_cluster() as cluster:
+            desk = Desk(tmp_path, backend)
+            async with operator(cluster, desk, lease=6) as running:
+                await whole_life(cluster, desk, running.log)
+                nothing_twice(cluster, desk)
+
+    asyncio.run(asyncio.wait_for(run(), timeout=280))
+
+
 def test_killed_again_and_again_it_converges_all_the_same(tmp_path: Path) -> None:
     async def story(cluster: Cluster, desk: Desk) -> None:
         done = asyncio.Event()
@@ -122,9 +138,9 @@ def test_killed_again_and_again_it_converges_all_the_same(tmp_path: Path) -> Non
         async def keep_killing() -> None:
             nonlocal kills
             while not done.is_set():
-                async with operator(cluster, desk, lease=3, name="killed") as running:
+                async with operator(cluster, desk, lease=2, name="killed") as running:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(done.wait(), 2.0 + 0.37 * (kills % 7))
+                        await asyncio.wait_for(done.wait(), 6.0 + 0.67 * (kills % 7))
                     if not done.is_set():
                         running.process.send_signal(signal.SIGKILL)
                         kills += 1
@@ -208,14 +224,24 @@ def test_a_job_that_was_paused_past_its_lease_commits_nothing(tmp_path: Path) ->
         (job,) = cluster.jobs("publish")
         first = desk.start(job)
 
-        def working() -> bool:
-            with desk.ledger() as ledger:
-                return bool(ledger.database.value("SELECT token FROM lease WHERE name = 'dataset-line/support'") == 2)
+        def run_out() -> bool:
+            """Stop it once it holds the line and no lock on the database, and let its lease run out."""
+            with contextlib.closing(sqlite3.connect(desk.ledger_path, timeout=0)) as database:
+                try:
+                    at = database.execute("SELECT token FROM lease WHERE name = 'dataset-line/support'").fetchone()
+                    if at is None or at[0] != 2:
+                        return False
+                    first.send_signal(signal.SIGSTOP)
+                    with database:
+                        database.execute("UPDATE lease SET expires_at = '2000-01-01T00:00:00.000000Z'")
+                        return True
+                except sqlite3.OperationalError:
+                    first.send_signal(signal.SIGCONT)
+                    return False
 
-        await until(working, "the first one at work")
-        first.send_signal(signal.SIGSTOP)
-        with desk.ledger() as ledger:  # as if its lease had run out
-            ledger.database.execute("UPDATE lease SET expires_at = '2000-01-01T00:00:00.000000Z'")
+        while not run_out():
+            assert first.poll() is None, "it was over before it could be paused"
+            await asyncio.sleep(0.002)
         await desk.carry_out(job)
         before = desk.version()
         first.send_signal(signal.SIGCONT)

@@ -58,7 +58,7 @@ def erase(identity: str, remediation: str, reason: str, actor: str, json_out: bo
         return
     click.echo(f"{done.subject} is erased as of consent entry {done.consent_sequence}")
     click.echo(
-        f"  {done.events} events, {done.payloads} payloads and {done.labels} reasons of reviewers were overwritten"
+        f"  overwritten: events {done.events}, payloads {done.payloads}, reasons of reviewers {done.labels}"
     )
     for one in done.versions:
         click.echo(f"  {one.dataset} version {one.version} is without them: {one.digest}")

@@ -146,7 +146,7 @@ def erase(
 
 
 def _proof(ledger: Ledger, subject: str, consent_sequence: int, datasets: Sequence[str]) -> str:
-    """The same however often the erasure was started again: the withdrawal it carried out, and the heads without them."""
+    """The same however often the erasure was started: the withdrawal it carried out, and the heads without them."""
     heads = {dataset: head.digest for dataset in datasets if (head := ledger.publications.head(dataset)) is not None}
     return digest_of({"erased": subject, "consent": consent_sequence, "heads": heads})
 
