@@ -22,7 +22,7 @@ RUN pip install --constraint constraints.txt "${TORCH_SPEC}"
 RUN pip install --constraint constraints.txt "ray[default,train]" transformers peft kserve kopf
 COPY pyproject.toml README.md LICENSE ./
 COPY platform ./platform
-RUN pip install --constraint constraints.txt ".[operator,tracking,qlora]"
+RUN pip install --constraint constraints.txt ".[operator,tracking,qlora,postgresql,s3,parquet]"
 
 FROM ${BASE_IMAGE}
 # wget: KubeRay's own probes of Ray pods call it.

@@ -72,7 +72,7 @@ def test_its_entry_points_are_those_that_the_manifests_call(render: Callable[...
     project = tomllib.loads((REPO / "pyproject.toml").read_text())
     assert "plumb" in project["project"]["scripts"]
     installed = " ".join(steps("RUN"))
-    assert '".[operator,tracking,qlora]"' in installed and "kserve" in installed
+    assert '".[operator,tracking,qlora,postgresql,s3,parquet]"' in installed and "kserve" in installed
     assert '"ray[default,train]"' in installed, "without its dashboard, Ray's head takes no job"
 
     called: set[str] = set()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from backends import Backend, backend, postgresql  # noqa: F401  (a fixture)
 
 KEY = "00112233445566778899aabbccddeeff"

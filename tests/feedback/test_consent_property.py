@@ -8,6 +8,7 @@ A crash is an exception, which nothing in the product catches, at a step towards
 (tests/soak/failpoints.py). Both backends run; on PostgreSQL every history has a schema and a bucket of its own.
 """
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import postgresql, s3
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from backends import postgresql, s3
 from plumbline.feedback import STAGES, load_manifest, members_of, verify, withdraw_and_erase
 from plumbline.stores import Approval
 from plumbline.stores.blobs import open_blobs
@@ -31,6 +32,7 @@ from soak.stories import DATASET, START, Store
 
 PEOPLE = ("ana", "ben")
 people = st.sampled_from(PEOPLE)
+MANY = int(os.environ.get("SOAK_HISTORIES", "5"))  # on servers; fifty times as many on files. `make soak` sets 60
 
 
 class Killed(BaseException):
@@ -249,7 +251,7 @@ def run(machine: type[Interleavings], histories: int) -> None:
 
 @pytest.mark.slow
 def test_no_interleaving_publishes_anybody_without_consent() -> None:
-    run(Interleavings, 250)
+    run(Interleavings, 50 * MANY)
 
 
 @pytest.mark.slow
@@ -263,4 +265,4 @@ def test_no_interleaving_does_on_a_server_either() -> None:
             bucket = buckets.bucket()
             return {"ledger_at": database.schema(), "open_blobs": lambda: open_blobs(bucket)}
 
-    run(OnServers, 3)
+    run(OnServers, MANY)

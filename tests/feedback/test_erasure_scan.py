@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from backends import Backend, backend, postgresql, s3  # noqa: F401
+
 from plumbline.feedback import prove_absent, verify, withdraw_and_erase
 from plumbline.feedback.reading import load_manifest
 from plumbline.feedback.review import ReviewDesk

@@ -21,10 +21,10 @@ from typing import Any
 
 import aiohttp
 import yaml
+from backends import Backend
 from emulator import TESTS, ApiServerEmulator, Weather
 from kmock import Server
 
-from backends import Backend
 from plumbline.errors import PlumblineError
 from plumbline.feedback import Pseudonyms
 from plumbline.reconcile.approval import POLICY, SAME_PERSON

@@ -14,10 +14,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from backends import Backend, backend  # noqa: F401  (a fixture)
 from emulator import Weather
 from operator_tools import APPROVALS, LEASES, RUNS, VERSIONS, Cluster, Desk, Running, mock_cluster, operator, until
-
-from backends import Backend, backend  # noqa: F401  (a fixture)
 
 Story = Callable[[Cluster, Desk], Awaitable[None]]
 STORMS = {
@@ -139,8 +138,11 @@ def test_killed_again_and_again_it_converges_all_the_same(tmp_path: Path) -> Non
             nonlocal kills
             while not done.is_set():
                 async with operator(cluster, desk, lease=2, name="killed") as running:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(done.wait(), 6.0 + 0.67 * (kills % 7))
+                    before = running.log.read_text().count("holds the lease")
+                    while not done.is_set() and running.log.read_text().count("holds the lease") == before:
+                        await asyncio.sleep(0.05)
+                    with contextlib.suppress(TimeoutError):  # it leads: kill it somewhere in its work
+                        await asyncio.wait_for(done.wait(), 0.2 + 0.37 * (kills % 6))
                     if not done.is_set():
                         running.process.send_signal(signal.SIGKILL)
                         kills += 1

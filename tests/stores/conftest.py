@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from backends import Backend, Outsider, backend, blobs, ledger  # noqa: F401  (fixtures)
+
 from plumbline.records import (
     DatasetChanges,
     DatasetManifest,

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from backends import Backend
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import Backend
 from plumbline.errors import PlumblineError
 from plumbline.records import digest_bytes
 from plumbline.stores import BlobStore, LocalBlobs

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import Backend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import plumbline.stores.postgresql
 import plumbline.stores.sqlite
-from backends import Backend
 from plumbline.errors import PlumblineError
 from plumbline.stores import Ledger
 from plumbline.stores.database import ConstraintViolation, Database, LedgerUnavailable

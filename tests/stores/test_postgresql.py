@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from backends import Backend, Outsider, PostgreSQLServer, postgresql
 
 import plumbline.stores.postgresql
-from backends import Backend, Outsider, PostgreSQLServer, postgresql
 from plumbline.errors import PlumblineError
 from plumbline.stores import Ledger
 from plumbline.stores.database import LedgerUnavailable, migrations

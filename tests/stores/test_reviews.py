@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
-
 from backends import Backend, backend  # noqa: F401  (a fixture)
+
 from plumbline.errors import PlumblineError
 from plumbline.records import Label, Rubric, RubricRevision, Rule, digest_of, policy_text_digest
 from plumbline.stores import Ledger

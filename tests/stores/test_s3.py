@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from backends import Backend, s3
 
 import plumbline.stores.s3
-from backends import Backend, s3
 from plumbline.errors import PlumblineError
 from plumbline.records import digest_bytes
 from plumbline.stores.blobs import open_blobs

@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from plumbline.errors import PlumblineError
 from plumbline.feedback import stages
 from plumbline.feedback.approval import Approvals, Approve
 from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, preference
@@ -221,6 +222,7 @@ class _Line:
     # --- verified ... split -----------------------------------------------------------------------------------
 
     def _decide(self, run: Run, events: list[SealedEvent], consent: ConsentHead, lost: set[str]) -> IngestionResult:
+        _require_whole(self.ledger, events)
         left = events
         reasons: Counter[str] = Counter()
         near = self.config.near_duplicate
@@ -399,6 +401,18 @@ class _Line:
     def _drop_leftovers(self, keep: str | None = None) -> None:
         """Erase payloads of earlier candidates of this line that no version will ever name."""
         self.ledger.payloads.drop_unpublished(self.owner.blobs, self.dataset, keep=keep)
+
+
+def _require_whole(ledger: Ledger, events: Sequence[SealedEvent]) -> None:
+    """Nothing is built on a damaged inbox: every body must have the keyed fingerprint that it was acknowledged with."""
+    keys = ledger.subjects.keys({event.subject for event in events if event.body is not None})
+    damaged = [event.sequence for event in events if event.body is not None and not event.is_whole(keys[event.subject])]
+    if damaged:
+        raise PlumblineError(
+            f"{len(damaged)} events of the inbox are not what was acknowledged, the first of them event {damaged[0]}",
+            consequence="nothing is published and nothing is lost: the run stays where it is",
+            remedy="restore the ledger from a backup, or erase what cannot be restored, and start the run again",
+        )
 
 
 def _verified_consent(ledger: Ledger) -> ConsentHead:

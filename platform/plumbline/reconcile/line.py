@@ -44,7 +44,7 @@ from plumbline.records import (
     policy_text_digest,
     short,
 )
-from plumbline.stores import Approval, Ledger, LocalBlobs
+from plumbline.stores import Approval, BlobStore, Ledger
 
 DATASET, REPLAY = "microworld", "microworld-replay"
 OWNER = "data-owner"
@@ -57,7 +57,7 @@ class DataLine:
     """The line `microworld` and its replay pool, in one ledger."""
 
     ledger: Ledger
-    blobs: LocalBlobs
+    blobs: BlobStore
     world: World
     rubric: Rubric
     seed: int
@@ -103,7 +103,7 @@ class DataLine:
 
         ingestion = Ingestion(self.ledger, self.blobs, on_stage=on_stage)
         spec, text = LineSpec(dataset=DATASET, rubric=self.rubric.digest), policy_text_digest(self.rubric)
-        observer = LedgerObserver(self.ledger.database.location, self.blobs.root)
+        observer = LedgerObserver(self.ledger.database.location, self.blobs.location)
         while True:
             action = reconcile(spec, observer.read(spec).observation()).actions[0]
             self.actions.append(type(action).__name__)

@@ -1,6 +1,7 @@
 """Stores: blobs (content-addressed, fsynced) and the ledger database. The only rooms of this floor are disks."""
 
 from plumbline.stores.blobs import BlobStore, LocalBlobs
+from plumbline.stores.bulk import undisturbed
 from plumbline.stores.consent_chain import ConsentHead, LedgerCheck
 from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.exports import Export, Exports
@@ -21,7 +22,7 @@ from plumbline.stores.publications import (
 )
 from plumbline.stores.releases import REMEDIATIONS, Releases, Remediation
 from plumbline.stores.runs import Approval, Lease, Run, Runs, StaleLease
-from plumbline.stores.sealed import SealedEvent, read_sealed, undisturbed
+from plumbline.stores.sealed import SealedEvent, read_sealed
 from plumbline.stores.standing import Coverage, Standing
 from plumbline.stores.tree import TreeChange
 

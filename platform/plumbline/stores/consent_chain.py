@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from plumbline.records import GENESIS
+from plumbline.stores.bulk import undisturbed
 from plumbline.stores.database import Database
-from plumbline.stores.sealed import undisturbed
 from plumbline.stores.standing import entry_content, entry_digest
 
 _RANGE = 20_000

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from plumbline.errors import PlumblineError
 from plumbline.records import APPROVED_TYPE, FeedbackEvent, digest_of
+from plumbline.stores.bulk import undisturbed
 from plumbline.stores.database import Database
-from plumbline.stores.sealed import undisturbed
 from plumbline.stores.subjects import SubjectKeys, fingerprint
 
 Outcome = Literal["accepted", "duplicate", "conflict"]
@@ -104,7 +104,7 @@ class Inbox:
                 if before is not None and before.fingerprint is None:
                     receipts.append(Receipt("duplicate", before.sequence))  # erased: a late copy brings nothing back
                     continue
-                body = _body(event)
+                body = stored_form(event)
                 mark = fingerprint(keys[subject], body)
                 if before is None:
                     sequence += 1
@@ -150,9 +150,9 @@ class Inbox:
             if before is not None:
                 return Receipt("duplicate", before.sequence)
             sequence, subject = self.last_sequence() + 1, found[0].subject
-            mark = self._subjects.fingerprint(subject, _body(made, exclude={"data": {"original"}}))
+            mark = self._subjects.fingerprint(subject, stored_form(made, exclude={"data": {"original"}}))
             then = (found[0].consent_sequence, found[0].received_at)
-            row = (sequence, *made.key, subject, mark, *then, event_sequence, _body(made).decode())
+            row = (sequence, *made.key, subject, mark, *then, event_sequence, stored_form(made).decode())
             self._database.insert_many(_INSERT, [row])
             return Receipt("accepted", sequence)
 
@@ -191,7 +191,7 @@ class Inbox:
             subject=event.data.subject,
             reason=reason,
             received_at=self._database.now(),
-            body=_body(event).decode(),
+            body=stored_form(event).decode(),
         )
 
     def quarantined(self) -> dict[str, int]:
@@ -275,7 +275,7 @@ class Inbox:
             )
 
 
-def _body(event: FeedbackEvent, **options: Any) -> bytes:
+def stored_form(event: FeedbackEvent, **options: Any) -> bytes:
     """An event as it is stored and fingerprinted: what differs from the defaults, in the order of the fields. A field
     that is added later, with a default, changes neither."""
     return event.__pydantic_serializer__.to_json(event, exclude_defaults=True, **options)

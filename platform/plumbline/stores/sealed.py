@@ -1,19 +1,20 @@
 """Sealed events: a range of the inbox as an ingestion reads it, fast.
 
-What is in the inbox was validated on the way in. Reading a million events back does not validate them again: an event
+What is in the inbox was validated on the way in. Reading a million events back does not validate them again (`is_whole`
+says that they are what was acknowledged): an event
 is the JSON object that was stored; what equals a field's default is left out of it (records/event.py has the fields).
 """
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from plumbline.records import FeedbackEvent, digest_bytes
+from plumbline.stores.bulk import undisturbed
 from plumbline.stores.database import Database
+from plumbline.stores.inbox import stored_form
+from plumbline.stores.subjects import fingerprint
 
 
 @dataclass(slots=True)
@@ -45,6 +46,16 @@ class SealedEvent:
         """Digest of the event as it lies in the inbox."""
         return digest_bytes((self.body or "").encode())
 
+    def is_whole(self, key: bytes) -> bool:
+        """Whether the body is what was acknowledged; `key` is the subject's. True of an event that was erased."""
+        if self.body is None or self.fingerprint is None:
+            return self.body is None
+        data = self.body.encode()
+        if self.original is not None:  # an approval is known by its words, not by its original's place
+            event = FeedbackEvent.model_validate_json(self.body)
+            data = stored_form(event, exclude={"data": {"original"}})
+        return fingerprint(key, data) == self.fingerprint
+
     @property
     def messages(self) -> list[dict[str, str]]:
         return [] if self.data is None else list(self.data["messages"])
@@ -72,15 +83,3 @@ def read_sealed(database: Database, from_sequence: int, to_sequence: int) -> lis
                 )
             )  # fmt: skip
         return found
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Thousands of new objects set off the cycle collector again and again, and none of them is garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
