@@ -129,7 +129,8 @@ class Interleavings(RuleBasedStateMachine):
     @rule(stage=st.sampled_from(STAGES), data=st.data())
     def ingest_while_somebody_withdraws(self, stage: str, data: st.DataObject) -> None:
         """Between two stages, the last moment before the commit among them."""
-        name, left = data.draw(st.sampled_from(sorted(self.gave))), []
+        name = data.draw(st.sampled_from(sorted(self.gave)))
+        left: list[str] = []
 
         def leave(reached: str) -> None:
             if reached == stage and not left:

@@ -59,18 +59,18 @@ def watching(points: Failpoints, below: Path) -> Iterator[Failpoints]:
     connect = sqlite3.connect
 
     class Connection(sqlite3.Connection):
-        def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        def execute(self, sql: str, *rest: Any) -> Any:
             return _counted(points, sql, lambda: super(Connection, self).execute(sql, *rest))
 
-        def executemany(self, sql: str, *rest: Any) -> sqlite3.Cursor:
+        def executemany(self, sql: str, *rest: Any) -> Any:
             return _counted(points, sql, lambda: super(Connection, self).executemany(sql, *rest))
 
-    def connected(*place: Any, **options: Any) -> sqlite3.Connection:
+    def connected(*place: Any, **options: Any) -> Any:
         return connect(*place, **{"factory": Connection, **options})
 
     for name in _Disk.CALLS:
         setattr(os, name, getattr(disk, name))
-    sqlite3.connect = connected  # type: ignore[assignment]
+    sqlite3.connect = connected
     try:
         with _servers(points):
             yield points

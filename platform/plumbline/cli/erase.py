@@ -29,12 +29,14 @@ def erase(identity: str, remediation: str, reason: str, actor: str, json_out: bo
     """Withdraw everything IDENTITY consented to, publish the versions without them, and erase their words, salts and
     signatures from every version, the inbox, reviews and freed disk pages. Digests and roots verify as before.
 
-    IDENTITY is the person as their source knows them, or their pseudonym (s-...).
+    IDENTITY is the person as their source knows them, their pseudonym (s-...), or the digest of that pseudonym.
     """
     from plumbline.feedback import ConsentDesk
     from plumbline.feedback.erase import erase_or_withdraw
+    from plumbline.stores.projections import resolve_subject
 
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    identity = resolve_subject(store, identity)
     desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
     done = erase_or_withdraw(store, kept, desk, identity, remediation=remediation, reason=reason, actor=actor)  # type: ignore[arg-type]
     if json_out:

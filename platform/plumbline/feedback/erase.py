@@ -12,7 +12,7 @@ What stays is content-free: addresses, sequences, counts. Roots and digests veri
 trained on the data is not "unlearned" by any of this, and nothing here says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from plumbline.errors import PlumblineError
@@ -22,13 +22,14 @@ from plumbline.feedback.publish import code_digest, compose, publish_version, si
 from plumbline.feedback.reading import load_manifest, members_of, verify
 from plumbline.records import GRANTS, digest_of
 from plumbline.stores import BlobStore, Export, Lease, Ledger, Published, Remediation
+from plumbline.stores.projections import erasure_record
 
 
 @dataclass(frozen=True)
 class ErasureResult:
     """What one erasure did. `versions` are the removal-only versions; `policies` those flagged, by digest. `labels`
     counts reviewers' reasons. `copies` left the house and are for people to delete; `remains` are places that the
-    database does not reach. `proof` is the digest of the content-free facts, for whoever asked."""
+    database does not reach. `proof` is the digest of the content-free facts that the ledger keeps, for whoever asked."""
 
     subject: str
     consent_sequence: int
@@ -129,8 +130,11 @@ def erase(
     payloads = ledger.payloads.erase(blobs, theirs)
     blobs.sweep()
     on_step("payloads erased")
-    ledger.payloads.record_erasure(subject, head.sequence, payloads=payloads, events=events)
+    if payloads or events or erasure_record(ledger, subject) is None:  # one that found nothing left adds no record
+        ledger.payloads.record_erasure(subject, head.sequence, payloads=payloads, events=events)
     ledger.database.truncate_log()
+    record = erasure_record(ledger, subject)
+    assert record is not None
     return ErasureResult(
         subject=subject,
         consent_sequence=head.sequence,
@@ -141,14 +145,8 @@ def erase(
         policies=tuple(policy.policy for policy in trained),
         copies=tuple(ledger.exports.holding(subject)),
         remains=ledger.database.remains(),
-        proof=_proof(ledger, subject, head.sequence, sorted({member.dataset for member in theirs})),
+        proof=record.proof,
     )
-
-
-def _proof(ledger: Ledger, subject: str, consent_sequence: int, datasets: Sequence[str]) -> str:
-    """The same however often the erasure was started: the withdrawal it carried out, and the heads without them."""
-    heads = {dataset: head.digest for dataset in datasets if (head := ledger.publications.head(dataset)) is not None}
-    return digest_of({"erased": subject, "consent": consent_sequence, "heads": heads})
 
 
 def withdraw_and_erase(
