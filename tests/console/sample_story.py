@@ -432,10 +432,12 @@ def planned_story() -> LoopStory:
             removed_by_slice={"facts": 4},
         ),
         redactions=Redactions(counts={"phone": 1}, samples=("Call me on [phone] if it works.",)),
-        withdrawn=(Withdrawal(
-            pseudonym="sub_5f2c9be1a7d04433",
-            proof="4 of its examples were in version 1 and none of the 228 in version 2 is; the root verifies",
-        ),),
+        withdrawn=(
+            Withdrawal(
+                pseudonym="sub_5f2c9be1a7d04433",
+                proof="4 of its examples were in version 1 and none of the 228 in version 2 is; the root verifies",
+            ),
+        ),
         reports=(r1, r2),
         decisions=(d1, d2),
         training=(training(1), training(2)),

@@ -59,9 +59,7 @@ def erase(identity: str, remediation: str, reason: str, actor: str, json_out: bo
         )
         return
     click.echo(f"{done.subject} is erased as of consent entry {done.consent_sequence}")
-    click.echo(
-        f"  overwritten: events {done.events}, payloads {done.payloads}, reasons of reviewers {done.labels}"
-    )
+    click.echo(f"  overwritten: events {done.events}, payloads {done.payloads}, reasons of reviewers {done.labels}")
     for one in done.versions:
         click.echo(f"  {one.dataset} version {one.version} is without them: {one.digest}")
     for policy in done.policies:

@@ -29,7 +29,7 @@ from plumbline.stores.projections import erasure_record
 class ErasureResult:
     """What one erasure did. `versions` are the removal-only versions; `policies` those flagged, by digest. `labels`
     counts reviewers' reasons. `copies` left the house and are for people to delete; `remains` are places that the
-    database does not reach. `proof` is the digest of the content-free facts that the ledger keeps, for whoever asked."""
+    database does not reach. `proof` is the digest of the content-free facts that the ledger keeps."""
 
     subject: str
     consent_sequence: int

@@ -25,7 +25,7 @@ from typing import Any
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback import stages
-from plumbline.feedback.approval import Approvals, Approve
+from plumbline.feedback.approval import Approvals, Approve, Decision
 from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, preference
 from plumbline.feedback.examples import author_of, draft
 from plumbline.feedback.history import History, example_in
@@ -200,6 +200,7 @@ class _Line:
             "code": self.owner.code,
         }
         with self.ledger.database.transaction():
+            runs.check_lease(self.lease)  # since `current` was read, somebody may have taken the line over and sealed
             if current is not None:
                 runs.advance_run(current.run_key, current.stage, state="superseded")
             run = runs.start_run(
@@ -361,7 +362,10 @@ class _Line:
         runs.advance_run(run.run_key, "awaiting_approval", candidate=digest)
         self._drop_leftovers(keep=added.pack.name)
         self._finished("awaiting_approval")
-        decision = approvals.decision(candidate, authors, lambda: self._examples(added))
+        removal = not candidate.added  # leaving needs nobody's permission
+        decision = (
+            Decision(True, ()) if removal else approvals.decision(candidate, authors, lambda: self._examples(added))
+        )
         if decision is None:
             return result
         if not decision.approved:

@@ -13,6 +13,7 @@ from importlib import resources
 
 import numpy as np
 
+from plumbline.errors import PlumblineError
 from plumbline.feedback.history import History, TextKeys, dialogue
 from plumbline.feedback.signatures import Signatures, Signer
 from plumbline.records import (
@@ -29,6 +30,7 @@ from plumbline.records.merkle import raw
 from plumbline.stores import (
     BlobStore,
     ConsentHead,
+    HeadMoved,
     Lease,
     Ledger,
     Membership,
@@ -187,6 +189,19 @@ def compose(
     tree = ledger.publications.tree.plan(
         dataset, [raw(member.address) for member in members], [raw(member.address) for member in leaving]
     )
+    if parent is not None and tree.parent != parent.root:
+        head = ledger.publications.head(dataset)
+        if head is None or head.digest != parent.digest:
+            raise HeadMoved(
+                f"{dataset} has moved on from version {parent.version} meanwhile",
+                consequence="the candidate is not published",
+                remedy="start the run again; it is built on the new head",
+            )
+        raise PlumblineError(
+            f"the ledger's tree of {dataset} does not have the root of version {parent.version}",
+            consequence="the ledger was altered or damaged; nothing is published, and nothing is lost",
+            remedy="restore the ledger from a backup, then start the run again",
+        )
     gone = {member.subject for member in leaving} - {None}
     come = {member.subject for member in members if member.subject is not None}
     stay = ledger.publications.with_members(dataset, sorted(come)) - gone

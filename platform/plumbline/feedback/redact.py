@@ -110,6 +110,8 @@ def _rules_for(text: str, seen: bytes, marks: bytes) -> list[Rule]:
             rules.append(redaction_addresses.ip4)
         if digits >= 7:
             rules.append(redaction_numbers.cards_and_phones)
+    if redaction_secrets.tokens not in rules and any(name in text for name in redaction_secrets.AWS):
+        rules.append(redaction_secrets.tokens)
     if redaction_addresses.may_be_spelled(low):
         rules.append(redaction_addresses.spelled_emails)
     return rules

@@ -90,8 +90,8 @@ class Runs:
     def release_lease(self, lease: Lease) -> None:
         """Let the next holder in at once; the token stays, so that an old holder remains locked out."""
         self._database.execute(
-            "UPDATE lease SET expires_at = ? WHERE name = ? AND token = ?",
-            (timestamp(self._database.clock()), lease.name, lease.token),
+            "UPDATE lease SET expires_at = '' WHERE name = ? AND token = ?",  # free by a clock that went back, too
+            (lease.name, lease.token),
         )
 
     # --- runs -------------------------------------------------------------------------------------------------
@@ -116,10 +116,10 @@ class Runs:
             return run
 
     def advance_run(self, run_key: str, stage: str, *, state: RunState = "open", candidate: str | None = None) -> None:
-        """Note how far a run is. A published run stays published."""
+        """Note how far a run is. Only an open run moves: a worker whose run was taken over cannot open it again."""
         self._database.execute(
             "UPDATE run SET stage = ?, state = ?, candidate = COALESCE(?, candidate)"
-            " WHERE run_key = ? AND state != 'published'",
+            " WHERE run_key = ? AND state = 'open'",
             (stage, state, candidate, run_key),
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from plumbline.errors import PlumblineError
 from plumbline.records import FeedbackEvent, digest_bytes
 from plumbline.stores.bulk import undisturbed
 from plumbline.stores.database import Database
@@ -75,7 +76,7 @@ def read_sealed(database: Database, from_sequence: int, to_sequence: int) -> lis
     with undisturbed():
         found = []
         for number, source, type, subject, consent, then, mark, original, body in rows:
-            raw = {} if body is None else orjson.loads(body)
+            raw = {} if body is None else _parsed(number, source, type, subject, body)
             found.append(
                 SealedEvent(
                     number, source, type.rpartition(".")[2], subject, consent, then, mark, original, body,
@@ -83,3 +84,18 @@ def read_sealed(database: Database, from_sequence: int, to_sequence: int) -> lis
                 )
             )  # fmt: skip
         return found
+
+
+def _parsed(sequence: int, source: str, type: str, subject: str, body: str) -> dict[str, Any]:
+    """The event as JSON; what stands beside it in its row is what it says itself."""
+    try:
+        raw: dict[str, Any] = orjson.loads(body)
+        if (raw["source"], raw["type"], raw["data"]["subject"]) == (source, type, subject):
+            return raw
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise PlumblineError(
+        f"event {sequence} of the inbox is not what was acknowledged",
+        consequence="the ledger was altered or damaged; nothing is published, and nothing is lost",
+        remedy="restore the ledger from a backup, then start the run again",
+    )

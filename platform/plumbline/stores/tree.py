@@ -25,9 +25,11 @@ ID_BYTES = 8
 
 @dataclass(frozen=True)
 class TreeChange:
-    """What a change does to the tree: the new root, touched buckets (their addresses) and touched groups."""
+    """What a change does to the tree: the new root and the one before (empty when a touched bucket is damaged), touched
+    buckets (their addresses) and touched groups."""
 
     root: str
+    parent: str
     buckets: Mapping[int, bytes]
     groups: Mapping[int, bytes]
 
@@ -47,12 +49,17 @@ class Tree:
         }
         every = self._database.rows("SELECT number, digests FROM bucket_group WHERE dataset = ?", (dataset,))
         groups = {row["number"]: bytearray(row["digests"]) for row in every}
+        parent = root_of({number: group_digest(bytes(digests)) for number, digests in groups.items()})
+        for number, addresses in before.items():
+            at = (number & 0xFF) * WIDTH
+            if groups.get(number >> 8, b"")[at : at + WIDTH] != bucket_digest(addresses):
+                parent = ""  # the root of no version: this bucket is not what its group says
         for number, addresses in after.items():
             group = groups.setdefault(number >> 8, bytearray(FAN * WIDTH))
             at = (number & 0xFF) * WIDTH
             group[at : at + WIDTH] = bucket_digest(addresses)
         root = root_of({number: group_digest(bytes(digests)) for number, digests in groups.items()})
-        return TreeChange(root, after, {n: bytes(groups[n]) for n in {number >> 8 for number in touched}})
+        return TreeChange(root, parent, after, {n: bytes(groups[n]) for n in {number >> 8 for number in touched}})
 
     def write(self, dataset: str, change: TreeChange, ids: Mapping[bytes, int]) -> None:
         """Store a planned change. `ids` are those of added addresses; kept addresses keep theirs."""
