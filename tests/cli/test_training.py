@@ -120,12 +120,16 @@ def test_probes_run_from_the_command_line(data: Terminal, tiny_policy: Path) -> 
 
 
 def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(data: Terminal, tiny_policy: Path) -> None:
-    """The installed program under a real limit on the size of files: it fits the job folder, not a checkpoint."""
+    """The installed program under a real limit on the size of files, from when it opens its job folder: that fits, a
+    checkpoint does not."""
     file = data.objective(tiny_policy, epochs=4, checkpoint_every=2)
     limited = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
+        "def fill(event, arguments):\n"
+        "    if event == 'open' and 'p.job' in str(arguments[0]):\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
+        "sys.addaudithook(fill)\n"
         "from plumbline.cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
