@@ -62,6 +62,5 @@ def test_nobody_else_is_touched(fed):
     )
 
 
-def test_somebody_unknown_has_nothing_and_that_is_said(fed):
-    done = fed("erase", "eve", "--json").json
-    assert (done["events"], done["payloads"], done["versions"]) == (0, 0, [])
+def test_somebody_unknown_is_not_erased_by_a_slip_of_the_pen(fed):
+    assert fed("erase", "eve").faulted("nobody in the ledger is known")

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 
 from plumbline.errors import PlumblineError
-from plumbline.feedback import diff, load_version, publish_seed_version, verify
-from plumbline.records import digest_bytes, digest_of
+from plumbline.feedback import (
+    diff,
+    load_version,
+    members_of,
+    publish_removal,
+    publish_seed_version,
+    verify,
+    withdraw_and_erase,
+)
+from plumbline.records import ConsentTerms, digest_bytes, digest_of, say
 from plumbline.stores import ConsentLost
 
 _spec = importlib.util.spec_from_file_location("feedback_conftest", Path(__file__).with_name("conftest.py"))
@@ -147,3 +155,68 @@ def test_the_salt_hides_a_short_text_from_guessing(house: Any) -> None:
     (row,) = house.ledger.publications.find_address(member.address)
     payload = house.ledger.payloads.read(house.blobs, [row])[row.id]
     assert digest_bytes(payload) == member.address and payload[16:] == example.canonical_bytes()
+
+
+def test_whoever_withdrew_is_left_out_by_the_next_seeds_too(house: Any) -> None:
+    house.publish_seeds()
+    house.consent("ana", "ben")
+    house.post(house.rewrite("ana", "what is a lamp", "it shines"), house.rewrite("ben", "a boat", "it floats"))
+    house.ingest()
+    house.desk.withdraw("ana")
+    seed(house, house.seeds(20)[12:])
+    members = {member.subject for member in members_of(house.ledger, "assistant")}
+    assert house.names.of("ana") not in members and house.names.of("ben") in members
+    assert verify(house.ledger, house.blobs, load_version(house.ledger, house.blobs, "assistant").manifest).valid
+
+
+def test_a_withdrawal_between_the_look_and_the_removal_is_not_forgotten(house: Any, monkeypatch: Any) -> None:
+    house.publish_seeds()
+    house.consent("ana", "ben")
+    house.post(house.rewrite("ana", "what is a lamp", "it shines"), house.rewrite("ben", "a boat", "it floats"))
+    house.ingest()
+    house.desk.withdraw("ana")
+    uncovered = house.ledger.publications.uncovered
+
+    def meanwhile(dataset: str) -> set[str]:
+        found: set[str] = uncovered(dataset)
+        if house.desk.covers("ben", "training").covered:
+            house.desk.withdraw("ben")
+        return found
+
+    monkeypatch.setattr(house.ledger.publications, "uncovered", meanwhile)
+    with pytest.raises(ConsentLost):
+        publish_removal(house.ledger, house.blobs, "assistant")
+    publish_removal(house.ledger, house.blobs, "assistant")
+    assert {member.subject for member in members_of(house.ledger, "assistant")} == {house.names.of("demonstrator")}
+
+
+def test_consent_that_covers_nothing_any_more_is_an_ending(house: Any) -> None:
+    house.publish_seeds()
+    house.consent("ana")
+    house.post(house.rewrite("ana", "what is a lamp", "it shines"))
+    house.ingest()
+    house.desk.give("ana", ["training"], house.notice, terms=ConsentTerms(age_band="minor"))
+    assert house.ledger.publications.uncovered("assistant") == {house.names.of("ana")}
+
+
+def test_seeds_never_stand_on_both_sides(house: Any) -> None:
+    house.publish_seeds(splits=["train"] * 12)
+    words = " ".join(f"word{number}" for number in range(60))
+    subject = house.names.of("demonstrator")
+    one = house.seeds(1)[0].model_copy(update={"messages": (say("user", f"{words} a"), say("assistant", "yes"))})
+    two = one.model_copy(update={"messages": (say("user", f"{words} b"), say("assistant", "yes")), "cluster": "x"})
+    again = house.seeds(1)[0].model_copy(update={"messages": (house.seeds(1)[0].messages[0], say("assistant", "new"))})
+    seed(house, [one, two, again], splits=["held_out", "train", "held_out"])
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    assert manifest.rejected == {"in_held_out": 1, "in_train": 1} and subject
+    assert verify(house.ledger, house.blobs, manifest).valid
+
+
+def test_what_was_refused_is_not_kept(house: Any) -> None:
+    house.publish_seeds()
+    withdraw_and_erase(house.ledger, house.blobs, house.desk, "demonstrator")
+    with pytest.raises(ConsentLost):
+        seed(house, house.seeds(30))
+    assert house.ledger.payloads.unpublished("assistant") == []
+    assert house.ledger.subjects.known([house.names.of("demonstrator")]) == {}
+    assert not any(b"seed answer" in path.read_bytes() for path in (house.root / "blobs").rglob("*") if path.is_file())

@@ -133,7 +133,7 @@ def withdraw(identity: str, purposes: tuple[str, ...], json_out: bool, ledger: P
     desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
     entry = desk.withdraw(identity, purposes, method="command line")  # type: ignore[arg-type]
     say(entry, f"withdrew {', '.join(entry.purposes)}", json_out)
-    if not json_out:
+    if not json_out and "training" in entry.purposes:
         click.echo("no version published from now on contains this subject; `plumb ingest DATASET` makes the removal")
 
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores
+from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores, tenant_key
+from plumbline.errors import PlumblineError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from plumbline.feedback import IngestionResult
     from plumbline.records import Rubric
     from plumbline.stores import BlobStore, Ledger
@@ -68,12 +71,21 @@ def ingest(
         approve=agree if approve_reason else None,
         up_to=up_to,
         run_key=run_key,
+        pseudonym=pseudonyms(ledger, store),
         policy_text=None if isinstance(in_force, str) else policy_text_of(in_force),
     )
     if json_out:
         print_json(in_json(result))
     else:
         tell(result, approvals, store.inbox.last_sequence() - store.runs.sealed_sequence(name))
+
+
+def pseudonyms(ledger: Path | str, store: "Ledger") -> "Callable[[str], str]":
+    """As whom the ledger would know somebody; without the tenant key everybody is only who they say."""
+    try:
+        return tenant_key(ledger, store).of
+    except PlumblineError:
+        return str
 
 
 def in_json(result: "IngestionResult") -> dict[str, object]:
@@ -129,7 +141,6 @@ def _remove(
     store: "Ledger", blobs: "BlobStore", name: str, run_key: str | None, *, alone: bool, json_out: bool
 ) -> None:
     """The version without everyone whose consent ended. `alone`: nothing is ingested after it."""
-    from plumbline.errors import PlumblineError
     from plumbline.feedback import publish_removal
 
     if store.publications.head(name) is None:

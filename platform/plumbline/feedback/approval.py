@@ -34,6 +34,7 @@ class Approvals:
     approver: str | None
     required: int
     approve: Approve | None
+    pseudonym: Callable[[str], str] = str  # as which author an approver would be known
 
     def carry(self, run: Run, candidate: Candidate) -> None:
         """Approvals of a candidate that this one only takes away from stand for this one too."""
@@ -54,7 +55,7 @@ class Approvals:
         stored = self._stored(candidate, authors)
         if stored is None and self.approve is not None:
             word = self.approve(candidate, examples)
-            if self.approver not in (None, word.approver) or word.approver in authors:
+            if self.approver not in (None, word.approver) or self._wrote(word.approver, authors):
                 raise PlumblineError(
                     f"candidate {short(candidate.digest)} was decided by {word.approver!r}",
                     consequence="the decision does not count and the run still waits",
@@ -68,9 +69,12 @@ class Approvals:
         counts = [
             word
             for word in self.ledger.runs.approvals(candidate.digest)
-            if word.approver not in authors and self.approver in (None, word.approver)
+            if not self._wrote(word.approver, authors) and self.approver in (None, word.approver)
         ]
         if any(not word.approved for word in counts):
             return Decision(False, ())
         agreed = tuple(sorted(word.approver for word in counts))
         return Decision(True, agreed) if len(agreed) >= self.required else None
+
+    def _wrote(self, approver: str, authors: set[str]) -> bool:
+        return approver in authors or self.pseudonym(approver) in authors

@@ -59,11 +59,11 @@ def publish_removal(
     ledger: Ledger, blobs: BlobStore, dataset: str, *, run_key: str | None = None, lease: Lease | None = None
 ) -> Published | None:
     """Publish the head without everyone whose consent ended. None when there is nobody to remove."""
-    lost = ledger.publications.uncovered(dataset)
+    consent = ledger.consent.require_valid()  # before looking who left: whoever leaves after it is asked about again
     head = ledger.publications.head(dataset)
+    lost = ledger.publications.uncovered(dataset)
     if head is None or not lost:
         return None
-    consent = ledger.consent.require_valid()
     parent = load_manifest(ledger, blobs, dataset)
     key = run_key or digest_of(
         {"run": "removal", "dataset": dataset, "parent": head.digest, "consent": consent.sequence}
@@ -112,6 +112,13 @@ def erase(
         if removal is not None:
             versions.append(removal)
             on_step(f"removed from {dataset}")
+    held = [one for one in ledger.publications.datasets() if ledger.publications.with_members(one, [subject])]
+    if held:
+        raise PlumblineError(
+            f"the head of {', '.join(held)} still holds the subject",
+            consequence="nothing of theirs is erased yet: a head with a hole in it would be no version",
+            remedy="withdraw their consent (`plumb consent withdraw`), then erase again",
+        )
     for policy in trained:
         ledger.releases.flag(policy.policy, subject, remediation, reason=reason, actor=actor)
     on_step("flagged")
@@ -178,6 +185,13 @@ def erase_or_withdraw(
     if any(entry.action in GRANTS for entry in desk.show(identity)):
         return withdraw_and_erase(ledger, blobs, desk, identity, remediation=remediation, reason=reason, actor=actor)
     subject = desk.subject(identity)
+    known = ledger.lineage.of_subject(subject)
+    if not (desk.show(identity) or known.events or known.memberships):
+        raise PlumblineError(
+            "nobody in the ledger is known by this name",
+            consequence="nothing is erased",
+            remedy="check the identity as its source writes it, and the tenant key it is pseudonymised with",
+        )
     return erase(ledger, blobs, subject, remediation=remediation, reason=reason, actor=actor)
 
 

@@ -42,16 +42,18 @@ class TextKeys:
 
 
 class History:
-    """The head of one dataset, for lookups. What a version adds is staged before the
+    """The head of one dataset, without the examples in `leaving`, for lookups. What a version adds is staged before the
     publishing transaction and admitted in it."""
 
-    def __init__(self, ledger: Ledger, blobs: BlobStore, dataset: str, signing: Signer) -> None:
+    def __init__(
+        self, ledger: Ledger, blobs: BlobStore, dataset: str, signing: Signer, leaving: Sequence[int] = ()
+    ) -> None:
         self._ledger = ledger
         self._signing = signing
         self._blobs = blobs
         self._dataset = dataset
         self._index = KeyIndex(ledger.database, blobs, dataset, "signature")
-        self._removed = np.array(ledger.publications.removed_with_words(dataset), dtype=np.int64)
+        self._removed = np.array([*ledger.publications.removed_with_words(dataset), *leaving], dtype=np.int64)
 
     def has_text(self, keys: TextKeys) -> set[int]:
         """Rows whose very text is in the head."""
@@ -118,7 +120,7 @@ class History:
         self._index.tidy()
 
     def _find(self, keys: Keys, at_most: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        rows, values = self._index.find(keys, at_most)
+        rows, values = self._index.find(keys, None if len(self._removed) else at_most)
         if len(self._removed) and len(values):
             here = ~np.isin(values, self._removed)
             rows, values = rows[here], values[here]

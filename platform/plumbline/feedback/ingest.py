@@ -19,18 +19,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from plumbline.errors import PlumblineError
 from plumbline.feedback import stages
 from plumbline.feedback.approval import Approvals, Approve, Decision
 from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, preference
 from plumbline.feedback.examples import author_of, draft
 from plumbline.feedback.history import History, example_in
-from plumbline.feedback.publish import Addition, code_digest, compose, publish_version, salted, signer, store
+from plumbline.feedback.publish import (
+    Addition,
+    code_digest,
+    compose,
+    publish_version,
+    require_consent,
+    salted,
+    signer,
+    store,
+)
 from plumbline.feedback.reading import load_manifest
+from plumbline.feedback.sealing import ended_without_version, require_whole, verified_consent
 from plumbline.feedback.split import Placement
 from plumbline.records import (
     DatasetManifest,
@@ -60,7 +68,6 @@ STAGES = (
     "sealed", "verified", "deduplicated", "consent_checked", "redacted", "guarded", "split",
     "awaiting_approval", "publishing", "published",
 )  # fmt: skip
-_CHAIN = 50_000  # consent entries that are read anew for every run: half a second
 _ATTEMPTS = 8  # rebuilds after a moved head or a lost consent before a person should look
 
 
@@ -98,20 +105,23 @@ class Ingestion:
         up_to: int | None = None,
         run_key: str | None = None,
         policy_text: str | None = None,
+        pseudonym: Callable[[str], str] = str,
     ) -> IngestionResult:
         """Seal what is new (or carry on with the open run) and bring it as far as it gets.
 
         `approvals_required` people must agree (of whom nobody wrote what they approve); with an `approver` only that
-        person's word counts. `approve` is asked when too few decisions are stored, and without it the run stops at
-        `awaiting_approval`.  `up_to` is
-        the last inbox sequence to seal. `run_key` names the run from outside (a reconciler's job); by default it is
-        derived from parent, events, rubric and code. Errors: PlumblineError when the consent ledger does not
-        verify (nothing is published, nothing lost) or somebody else holds the line.
+        person's word counts. `pseudonym` says which author somebody would be. `approve` is asked when too few decisions
+        are stored, and without it the run stops at `awaiting_approval`. `up_to` is the last inbox sequence to seal.
+        `run_key` names the run from outside (a reconciler's job); by default it is derived from parent, events, rubric
+        and code. Errors: PlumblineError when the consent ledger does not verify (nothing is published, nothing lost),
+        somebody else holds the line, or the run key was used for something else.
         """
         lease = self.ledger.runs.acquire_lease(f"dataset-line/{dataset}", self.holder)
         try:
             for attempt in range(_ATTEMPTS):
-                line = _Line(self, dataset, rubric, policy_text, lease, approver, approvals_required, approve)
+                line = _Line(
+                    self, dataset, rubric, policy_text, lease, approver, approvals_required, approve, pseudonym
+                )
                 try:
                     return line.run(up_to, run_key)
                 except (ConsentLost, HeadMoved, PackGone, StagedRunGone):
@@ -134,6 +144,7 @@ class _Line:
     approver: str | None
     approvals_required: int
     approve: Approve | None
+    pseudonym: Callable[[str], str]
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,13 +172,18 @@ class _Line:
         return None if head is None else load_manifest(self.ledger, self.owner.blobs, self.dataset)
 
     def run(self, up_to: int | None, run_key: str | None) -> IngestionResult:
-        consent = _verified_consent(self.ledger)
+        consent = verified_consent(self.ledger)
+        if run_key is not None and (state := ended_without_version(self.ledger, self.dataset, run_key)) is not None:
+            return IngestionResult(
+                state, self.dataset, run_key, self.ledger.publications.head(self.dataset), self.parent
+            )
         if run_key is not None and (done := self.ledger.publications.by_run(run_key)) is not None:
             manifest = load_manifest(self.ledger, self.owner.blobs, self.dataset, done.version)
             return IngestionResult("published", self.dataset, run_key, done, manifest, **_counts(manifest))
         lost = self.ledger.publications.uncovered(self.dataset)
         sealed = self._seal(up_to, run_key, removal=bool(lost))
         if sealed is None:
+            self._drop_leftovers()
             head = self.ledger.publications.head(self.dataset)
             return IngestionResult("no_change", self.dataset, "", head, self.parent)
         with undisturbed():
@@ -185,7 +201,9 @@ class _Line:
             if same and run_key in (None, current.run_key):
                 return current, read_sealed(self.ledger.database, current.from_sequence, current.to_sequence)
         first = runs.sealed_sequence(self.dataset) + 1
-        last = min(up_to or 2**62, self.ledger.inbox.last_sequence(), first + self.config.most_events - 1)
+        last = min(
+            2**62 if up_to is None else up_to, self.ledger.inbox.last_sequence(), first + self.config.most_events - 1
+        )
         if current is not None:
             last = max(last, current.to_sequence)
         if last < first and not removal:
@@ -196,6 +214,7 @@ class _Line:
             "dataset": self.dataset,
             "parent": parent,
             "events": digest_bytes("".join(sorted(event.fingerprint or "" for event in events)).encode()),
+            "range": [first, last],
             "rubric": self.rubric,
             "code": self.owner.code,
         }
@@ -223,14 +242,17 @@ class _Line:
     # --- verified ... split -----------------------------------------------------------------------------------
 
     def _decide(self, run: Run, events: list[SealedEvent], consent: ConsentHead, lost: set[str]) -> IngestionResult:
-        _require_whole(self.ledger, events)
+        require_whole(self.ledger, events)
         left = events
         reasons: Counter[str] = Counter()
         near = self.config.near_duplicate
         signing = signer(self.ledger)
-        history = History(self.ledger, self.owner.blobs, self.dataset, signing)
+        leaving = self.ledger.publications.of_subjects(self.dataset, sorted(lost))
+        gone = [member.id for member in leaving]
+        history = History(self.ledger, self.owner.blobs, self.dataset, signing, gone)
         history.sweep()
-        key = digest_of({"run": run.run_key, "range": [run.from_sequence, run.to_sequence]})
+        said = digest_bytes("".join(event.fingerprint or "-" for event in events).encode())
+        key = digest_of({"run": run.run_key, "range": [run.from_sequence, run.to_sequence], "events": said})
 
         def through(stage: str, compute: Callable[[], stages.Rejections], extra: Any = None) -> None:
             nonlocal left, key
@@ -270,7 +292,6 @@ class _Line:
 
         rows = found.among(left)
         added = self._store(found, rows, placement, standings, consent)
-        leaving = self.ledger.publications.of_subjects(self.dataset, sorted(lost))
         candidate = Candidate(
             dataset=self.dataset,
             parent=run.parent,
@@ -327,17 +348,19 @@ class _Line:
             draft(one, placement.clusters[one.sequence], covered[one.subject].sequence, filtered, self.config.licence)
             for one in chosen
         ]
-        return store(
-            self.ledger,
-            self.owner.blobs,
-            self.dataset,
-            drafts,
-            salted(self.ledger, drafts),
-            [placement.splits[one.sequence] for one in chosen],
-            found.keys.take(rows),
-            [one.sequence for one in chosen],
-            range(len(drafts)),
-        )
+        with self.ledger.database.transaction():
+            require_consent(self.ledger, {one.subject for one in chosen}, consent.sequence)
+            return store(
+                self.ledger,
+                self.owner.blobs,
+                self.dataset,
+                drafts,
+                salted(self.ledger, drafts),
+                [placement.splits[one.sequence] for one in chosen],
+                found.keys.take(rows),
+                [one.sequence for one in chosen],
+                range(len(drafts)),
+            )
 
     # --- awaiting_approval, publishing ------------------------------------------------------------------------
 
@@ -357,7 +380,9 @@ class _Line:
             head = self.ledger.publications.head(self.dataset)
             return _with(result, state="no_change", version=head, manifest=self.parent)
         digest = self.owner.blobs.put(candidate.canonical_bytes())
-        approvals = Approvals(self.ledger, self.owner.blobs, self.approver, self.approvals_required, self.approve)
+        approvals = Approvals(
+            self.ledger, self.owner.blobs, self.approver, self.approvals_required, self.approve, self.pseudonym
+        )
         approvals.carry(run, candidate)
         runs.advance_run(run.run_key, "awaiting_approval", candidate=digest)
         self._drop_leftovers(keep=added.pack.name)
@@ -405,32 +430,6 @@ class _Line:
     def _drop_leftovers(self, keep: str | None = None) -> None:
         """Erase payloads of earlier candidates of this line that no version will ever name."""
         self.ledger.payloads.drop_unpublished(self.owner.blobs, self.dataset, keep=keep)
-
-
-def _require_whole(ledger: Ledger, events: Sequence[SealedEvent]) -> None:
-    """Nothing is built on a damaged inbox: every body must have the keyed fingerprint that it was acknowledged with."""
-    keys = ledger.subjects.keys({event.subject for event in events if event.body is not None})
-    damaged = [event.sequence for event in events if event.body is not None and not event.is_whole(keys[event.subject])]
-    if damaged:
-        raise PlumblineError(
-            f"{len(damaged)} events of the inbox are not what was acknowledged, the first of them event {damaged[0]}",
-            consequence="nothing is published and nothing is lost: the run stays where it is",
-            remedy="restore the ledger from a backup, or erase what cannot be restored, and start the run again",
-        )
-
-
-def _verified_consent(ledger: Ledger) -> ConsentHead:
-    """The consent ledger's head, verified; PlumblineError when it does not verify.
-
-    A chain of up to `_CHAIN` entries is read whole every time. A longer one is read whole once a day, and from the last
-    such reading on in between; the entries of everybody in a run are hashed again in any case (`standings`).
-    """
-    last = ledger.consent.last_full()
-    if last is not None and ledger.consent.head().sequence > _CHAIN:
-        age = ledger.database.clock() - datetime.fromisoformat(last.verified_at)
-        if timedelta(0) <= age < timedelta(days=1):
-            return ledger.consent.require_valid(since=last.head)
-    return ledger.consent.require_valid()
 
 
 def _keys_to_text(rejected: stages.Rejections) -> dict[str, str]:

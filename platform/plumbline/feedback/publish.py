@@ -6,7 +6,7 @@ reading verifies it (reading.py). After erasure the payload is gone and manifest
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,6 +30,7 @@ from plumbline.records.merkle import raw
 from plumbline.stores import (
     BlobStore,
     ConsentHead,
+    ConsentLost,
     HeadMoved,
     Lease,
     Ledger,
@@ -83,7 +84,8 @@ class NextVersion:
 # What turns events into a version: ingestion and all that it stands on in this room (tests/feedback hold it complete).
 PIPELINE = (
     "approval", "candidate", "examples", "guard", "history", "ingest", "injection", "pseudonyms", "publish", "reading",
-    "redact", "redaction_addresses", "redaction_numbers", "redaction_secrets", "signatures", "split", "stages",
+    "redact", "redaction_addresses", "redaction_numbers", "redaction_secrets", "sealing", "signatures", "split",
+    "stages",
 )  # fmt: skip
 
 
@@ -116,6 +118,21 @@ def keys_of(
 def subject_of(example: Example) -> str | None:
     """The person whose consent carries an example; None for licensed public data."""
     return None if example.consent is None else example.consent.subject
+
+
+def require_consent(ledger: Ledger, subjects: Collection[str], since: int) -> None:
+    """ConsentLost unless training is covered for all of these people now and did not end after entry `since`.
+
+    To be asked in the transaction that writes their words: an erasure comes before it, and is seen, or after it, and
+    finds them."""
+    head, now = ledger.consent.head().sequence, ledger.database.clock()
+    for subject, standing in ledger.consent.standings(sorted(subjects), "training").items():
+        if not standing.covers(head, now).covered or standing.withdrawn_between(since, head):
+            raise ConsentLost(
+                f"consent of {subject} does not hold now",
+                consequence="nothing of theirs is written",
+                remedy="start the run again; it is built without them",
+            )
 
 
 def salted(ledger: Ledger, drafts: Sequence[Draft]) -> list[bytes]:

@@ -236,7 +236,20 @@ class ConsentLedger:
             " AND later.sequence > latest.sequence)",
             (purpose, since, moment),
         )
-        return {row["subject"] for row in rows} | self.withdrawn_between(purpose, after, 2**62)
+        return (
+            {row["subject"] for row in rows}
+            | self.withdrawn_between(purpose, after, 2**62)
+            | self._lapsed(purpose, after, now)
+        )
+
+    def _lapsed(self, purpose: Purpose, after: int, now: datetime) -> set[str]:
+        """Subjects whose newer entry gives and yet covers nothing: a minor's without a guardian, an unknown notice."""
+        rows = self._database.rows(
+            f"SELECT DISTINCT subject FROM consent_purpose WHERE purpose = ? AND sequence > ? AND NOT ({_ENDED})",
+            (purpose, after),
+        )
+        standings = self.standings([row["subject"] for row in rows], purpose)
+        return {subject for subject, standing in standings.items() if not standing.covers(2**62, now).covered}
 
     # --- verifying --------------------------------------------------------------------------------------------
 

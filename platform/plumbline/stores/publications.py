@@ -132,7 +132,7 @@ class Publications:
         with self._database.transaction():
             existing = self._published("SELECT * FROM publication WHERE run_key = ?", (manifest.run_key,))
             if existing is not None:
-                return existing
+                return _of(manifest.dataset, existing)
             self._runs.check_lease(lease)
             self._check_head(manifest)
             self._check_consent(manifest, changes)
@@ -280,11 +280,18 @@ class Publications:
                 remedy="verify the consent ledger, then start the run again",
             )
         now, head = self._database.clock(), self._consent.head().sequence
-        ended = self._consent.ended("training", after=manifest.consent_sequence, now=now)
+        # Who stays was checked when the parent was: whatever ended since then counts, also before this candidate.
+        parent = self.head(manifest.dataset)
+        since = min(manifest.consent_sequence, parent.consent_sequence if parent else manifest.consent_sequence)
         added = {member.subject for member in changes.added if member.subject is not None}
         standings = self._consent.standings(sorted(added), "training")
-        lost = {subject for subject in added if not standings[subject].covers(head, now).covered} | (added & ended)
-        staying = self.with_members(manifest.dataset, sorted(ended - lost))
+        lost = {
+            subject
+            for subject in added
+            if not standings[subject].covers(head, now).covered
+            or standings[subject].withdrawn_between(manifest.consent_sequence, head)
+        }
+        staying = self.with_members(manifest.dataset, sorted(self._consent.ended("training", after=since, now=now)))
         if staying:
             going = set(changes.removed)
             here = self.of_subjects(manifest.dataset, sorted(staying))
@@ -377,6 +384,17 @@ class Publications:
 def _published_row(row: Any, *, replayed: bool = True) -> Published:
     fields = ("dataset", "version", "digest", "parent", "run_key", "consent_sequence", "reason")
     return Published(**{name: row[name] for name in fields}, replayed=replayed)
+
+
+def _of(dataset: str, published: Published) -> Published:
+    """A replayed publication, if it is this dataset's."""
+    if published.dataset == dataset:
+        return published
+    raise PlumblineError(
+        f"the run key {published.run_key} made version {published.version} of {published.dataset!r}",
+        consequence=f"nothing was published for {dataset!r}",
+        remedy="name every run by a key of its own",
+    )
 
 
 def _membership(row: Any) -> Membership:

@@ -108,6 +108,13 @@ class Runs:
         with self._database.transaction():
             known = self.run(run.run_key)
             if known is not None:
+                same = ("dataset", "parent", "from_sequence", "to_sequence", "rubric", "code")
+                if known.state not in ("open", "superseded") or any(getattr(known, n) != getattr(run, n) for n in same):
+                    raise PlumblineError(
+                        f"the run key {run.run_key} was used for other events, or is done ({known.state})",
+                        consequence="nothing was sealed: two runs of one name would share their stages",
+                        remedy="name every run by a key of its own, or leave the key out",
+                    )
                 if known.state == "superseded":
                     self._database.execute("UPDATE run SET state = 'open' WHERE run_key = ?", (run.run_key,))
                     return self._known(run.run_key)

@@ -44,18 +44,20 @@ class SealedEvent:
 
     @property
     def digest(self) -> str:
-        """Digest of the event as it lies in the inbox."""
-        return digest_bytes((self.body or "").encode())
+        """Digest of the event as it lies in the inbox; of an approval without its original's place there."""
+        return digest_bytes(self._words())
 
     def is_whole(self, key: bytes) -> bool:
         """Whether the body is what was acknowledged; `key` is the subject's. True of an event that was erased."""
         if self.body is None or self.fingerprint is None:
             return self.body is None
-        data = self.body.encode()
-        if self.original is not None:  # an approval is known by its words, not by its original's place
-            event = FeedbackEvent.model_validate_json(self.body)
-            data = stored_form(event, exclude={"data": {"original"}})
-        return fingerprint(key, data) == self.fingerprint
+        return fingerprint(key, self._words()) == self.fingerprint
+
+    def _words(self) -> bytes:
+        """What is digested and fingerprinted: an approval is known by its words, not by its original's place."""
+        if self.body is None or self.original is None:
+            return (self.body or "").encode()
+        return stored_form(FeedbackEvent.model_validate_json(self.body), exclude={"data": {"original"}})
 
     @property
     def messages(self) -> list[dict[str, str]]:
