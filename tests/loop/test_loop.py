@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_a_killed_loop_started_again_goes_on_and_ends(ran: Ran) -> None:
     assert "reference" in ran.stages_before_kill and "aligned-1/train" not in ran.stages_before_kill
     assert re.search(r"reference +found", ran.output)
-    assert journal(ran.out)[-1] == "aligned-2/release"
+    assert journal(ran.out)[-1] == "withdrawal"
     assert len(journal(ran.out)) == len(set(journal(ran.out))), "no stage was done twice"
 
 

@@ -155,7 +155,7 @@ def test_a_breach_at_the_first_probe_leaves_no_policy(make_run: MakeRun, good: d
 
 
 EDGES = [
-    ("os.rename job/probes/.00000002.safetensors.building", 0),
+    ("os.rename job/probes/.00000002.safetensors", 0),
     ("os.mkdir job/checkpoint.new", 0),  # weights are kept for a checkpoint that does not come to be
     ("open job/probes/items.json r", 0),  # a checkpoint without its probe
     ("os.rename job/probes/.base.json", 0),

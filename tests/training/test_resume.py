@@ -107,7 +107,7 @@ EDGES = [
     # after the last step of the first epoch (5), with the last checkpoint before it; and of the second
     ("open job/progress.jsonl a", 2),
     # the run is over, its record is not written; it is written, and the policy is not exported
-    ("os.rename job/result/.chosen.safetensors.building", 0),
+    ("os.rename job/result/.chosen.safetensors", 0),
     ("os.rename job/result/.trained.json", 0),
     ("os.rename job/result/.record.json", 0),
     ("os.rename .policy.building", 0),
