@@ -12,7 +12,8 @@ leaves what a find cannot do without (digits, `@`, `:`, `=` ...), and each rule 
 
 User text is hostile. Every pattern is bounded or possessive and tried from marked places only, so the time is linear
 in the text's length. Finds are blanked with NUL, which no pattern matches and every boundary refuses; placeholders
-that are there already are blanked as well. So nothing is found twice, and redacting again changes nothing.
+that are there already are blanked as well, so nothing is found twice. What is left beside a find may be one in its turn
+("call 04111 1111 1111 1111"), so a text with finds is searched again until there are none.
 Originals are never logged and never returned, only counts.
 """
 
@@ -26,6 +27,7 @@ NOT_DETECTED = ("names", "postal addresses", "dates of birth", "national identit
 CLASSES = ("email", "phone", "card", "iban", "ip", "secret", "private_key")
 Found = tuple[int, int, str]
 Rule = Callable[[str], Iterator[Found]]
+_PASSES = 16  # a text that still shows something new after so many was made to
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,20 @@ class Redacted:
 
 def redact(text: str) -> Redacted:
     """Replace every find by `[EMAIL]`, `[PHONE]`, `[CARD]`, `[IBAN]`, `[IP]`, `[SECRET]` or `[PRIVATE_KEY]`."""
-    found = find(text)
-    if not found:
-        return Redacted(text)
     counts: dict[str, int] = {}
-    pieces: list[str] = []
-    done = 0
-    for start, end, name in found:
-        pieces += text[done:start], _PLACEHOLDERS[name]
-        counts[name] = counts.get(name, 0) + 1
-        done = end
-    pieces.append(text[done:])
-    return Redacted("".join(pieces), counts)
+    for _ in range(_PASSES):
+        found = find(text)
+        if not found:
+            break
+        pieces: list[str] = []
+        done = 0
+        for start, end, name in found:
+            pieces += text[done:start], _PLACEHOLDERS[name]
+            counts[name] = counts.get(name, 0) + 1
+            done = end
+        pieces.append(text[done:])
+        text = "".join(pieces)
+    return Redacted(text, counts)
 
 
 def redact_many(texts: Iterable[str]) -> list[Redacted]:
