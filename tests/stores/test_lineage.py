@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 
 from plumbline.errors import PlumblineError
-from plumbline.records import TYPE_PREFIX, DatasetManifest, FeedbackData, FeedbackEvent, PolicyManifest, digest_of, say
+from plumbline.records import (
+    TYPE_PREFIX,
+    DatasetManifest,
+    FeedbackData,
+    FeedbackEvent,
+    Label,
+    PolicyManifest,
+    Rubric,
+    Rule,
+    digest_of,
+    say,
+)
 from plumbline.records.merkle import raw
-from plumbline.stores import Approval, Ledger, Review
+from plumbline.stores import Approval, Ledger
 from plumbline.stores.departures import departures
 from plumbline.stores.exports import Exports
+from plumbline.stores.reviews import NewItem, Settlement
 from plumbline.stores.runs import Run
 
 
@@ -133,15 +145,22 @@ def test_an_event_leads_to_its_examples_versions_policies_and_releases(made: Ske
     sequence = made.event("s-ana", "7", "rating")
     made.event("s-ana", "7", "report")
     address = made.example("s-ana", 1, event_sequence=sequence)
-    made.ledger.inbox.review(sequence, Review("rita", True, "right"))
-    made.ledger.inbox.review(sequence, Review("ruth", False, "wrong"))
+    judged = NewItem(sequence, "s-ana", "rating", digest_of("text"))
+    rule = Rule(area="honesty", text="t", margins={"m": 0.1})
+    rubric = Rubric(id="r", version="1", owner="o", purpose="p", rules=(rule,))
+    made.ledger.reviews.open_batch(rubric, sequence, sequence, [judged], reviewers=2)
+    for name, verdict, severity in (("rita", "approve", "none"), ("ruth", "reject", "minor")):
+        word = Label(text=judged.text, verdict=verdict, rules=("honesty",), severity=severity)
+        made.ledger.reviews.add_label(1, name, word)
+    made.ledger.reviews.settle(Settlement(1, "approved", "adjudicated", (1, 2), ("rita",)))
+    made.ledger.reviews.record_release(sequence, 1, sequence + 1)
     trained = made.policy("p", digest)
     made.ledger.releases.move_release("assistant", trained, None, "first", "owner")
     rating, report = made.ledger.lineage.events(source="app/web", id="7")
     assert (rating.event.sequence, rating.event.source, rating.event.erased) == (sequence, "app/web", False)
     assert [one.address for one in rating.memberships] == [address] and report.memberships == ()
     assert names(rating.policies) == [("p", True)] and rating.releases == (("assistant", 1, trained),)
-    assert made.ledger.lineage.reviewers(sequence) == ("rita",), "a no is no approval"
+    assert made.ledger.reviews.reviewers_of(sequence) == ("rita",), "a no is no approval"
     assert made.ledger.lineage.events(99) == []
 
 

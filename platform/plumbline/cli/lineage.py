@@ -54,7 +54,7 @@ def example(address: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     if found is None:
         _unknown(f"no dataset ever held the example {address}", "see `plumb dataset diff A B --examples` for addresses")
     if json_out:
-        reviewers = store.lineage.reviewers(found.event.sequence) if found.event else ()
+        reviewers = store.reviews.reviewers_of(found.event.sequence) if found.event else ()
         runs = [asdict(run) for run in _runs(store, found.memberships)]
         print_json({**asdict(found), "runs": runs, "reviewers": list(reviewers)})
         return
@@ -80,7 +80,8 @@ def event(event: str, json_out: bool, ledger: Path, blobs: Path) -> None:
         have = f"the inbox holds events 1 to {last}; pass a number, or SOURCE/ID" if last else "the inbox is empty"
         _unknown(f"the inbox holds no event {event!r}", have)
     if json_out:
-        print_json([{**asdict(one), "reviewers": list(store.lineage.reviewers(one.event.sequence))} for one in found])
+        said = store.reviews.reviewers_of
+        print_json([{**asdict(one), "reviewers": list(said(one.event.sequence))} for one in found])
         return
     for one in found:
         _print(event_tree(store, one))

@@ -117,7 +117,7 @@ def _event(tree: Tree, store: "Ledger", event: "EventTrace") -> None:
     kind = event.type.rsplit(".", 1)[-1]
     node = _branch(tree, f"from event {event.sequence}: {visible(event.source)}/{visible(event.id)}, a {kind}")
     node.add(_line(f"received {event.received_at[:19]}{', its words are erased' if event.erased else ''}"))
-    reviewers = store.lineage.reviewers(event.sequence)
+    reviewers = store.reviews.reviewers_of(event.sequence)
     if reviewers:
         node.add(_line(f"answer approved by {', '.join(visible(name) for name in reviewers)}"))
 
@@ -193,7 +193,7 @@ def _left(store: "Ledger", one: "Membership") -> str:
 
 
 def _reviewed(store: "Ledger", sequence: int) -> str:
-    names = store.lineage.reviewers(sequence)
+    names = store.reviews.reviewers_of(sequence)
     return f", answer approved by {', '.join(visible(name) for name in names)}" if names else ""
 
 

@@ -5,7 +5,7 @@ from plumbline.stores.bulk import undisturbed
 from plumbline.stores.consent_chain import ConsentHead, LedgerCheck
 from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.exports import Export, Exports
-from plumbline.stores.inbox import Inbox, Queued, Receipt, Review
+from plumbline.stores.inbox import Inbox, Queued, Receipt
 from plumbline.stores.key_index import KeyIndex
 from plumbline.stores.ledger import Ledger
 from plumbline.stores.lineage import Lineage, PolicyLineage, SubjectLineage, TrainedOn
@@ -58,7 +58,6 @@ __all__ = [
     "Receipt",
     "Releases",
     "Remediation",
-    "Review",
     "Run",
     "Runs",
     "SealedEvent",

@@ -10,7 +10,6 @@ Sequences have no gaps, because write transactions are serial and nothing leaves
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from plumbline.errors import PlumblineError
@@ -51,13 +50,6 @@ class Queued(NamedTuple):
     fingerprint: str | None
     original: int | None
     event: FeedbackEvent | None
-
-
-@dataclass(frozen=True)
-class Review:
-    reviewer: str
-    approved: bool
-    reason: str
 
 
 class Quarantined(NamedTuple):
@@ -247,24 +239,6 @@ class Inbox:
                 Queued(number, source, subject, consent, then, mark, original, None if body is None else read(body))
                 for number, source, subject, consent, then, mark, original, body in rows
             ]
-
-    def review(self, sequence: int, review: Review) -> None:
-        """Record a reviewer's word on the answer that an event is about. The first word of a reviewer stands."""
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT INTO review VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (sequence, review.reviewer, int(review.approved), review.reason, self._database.now()),
-            )
-
-    def reviews(self, sequences: Iterable[int]) -> dict[int, list[Review]]:
-        found: dict[int, list[Review]] = {}
-        for row in self._database.rows_in(
-            "SELECT event_sequence, reviewer, approved, reason FROM review WHERE event_sequence IN ({marks})"
-            " ORDER BY event_sequence, reviewer",
-            sequences,
-        ):
-            found.setdefault(row[0], []).append(Review(row[1], bool(row[2]), row[3]))
-        return found
 
     def erase(self, subject: str) -> int:
         """Blank the words and fingerprints of a subject's events; the keys stay, so that copies stay duplicates."""

@@ -8,7 +8,6 @@ intervals of a subject are merged, and the policies, which are few, are asked wh
 "which policies saw this subject" costs one index range and the list of policies, however long the history is.
 """
 
-import json
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -215,17 +214,6 @@ class Lineage:
         )
         approvals = tuple(Approval(one[0], bool(one[1]), one[2]) for one in agreed)
         return RunTrace(run_key, row["from_sequence"], row["to_sequence"], row["candidate"], approvals)
-
-    def reviewers(self, sequence: int) -> tuple[str, ...]:
-        """Those whose yes let an event's answer become a target; empty when it needed none, or has none yet."""
-        said = self._database.rows("SELECT reviewer FROM review WHERE event_sequence = ? AND approved = 1", (sequence,))
-        released = self._database.rows(
-            "SELECT approved_by FROM review_release JOIN review_settlement USING (item)"
-            " WHERE event_sequence = ? OR released_sequence = ?",
-            (sequence, sequence),
-        )
-        found = {row["reviewer"] for row in said}
-        return tuple(sorted(found.union(*(json.loads(row["approved_by"]) for row in released))))
 
     def of_policy(self, policy: str) -> PolicyLineage | None:
         row = self._database.row("SELECT * FROM policy WHERE policy = ?", (policy,))

@@ -285,11 +285,12 @@ class Reviews:
         return {row["event_sequence"]: row["item"] for row in rows}
 
     def reviewers_of(self, event_sequence: int) -> tuple[str, ...]:
-        """Pseudonyms of those whose yes released an event's answer; empty when it was not released."""
+        """Pseudonyms of those whose yes released an answer, by the event that it was said in or the one that its
+        release made; empty when it was not released."""
         text = self._database.value(
             "SELECT s.approved_by FROM review_release r JOIN review_settlement s ON s.item = r.item"
-            " WHERE r.event_sequence = ?",
-            (event_sequence,),
+            " WHERE r.event_sequence = ? OR r.released_sequence = ?",
+            (event_sequence, event_sequence),
         )
         return () if text is None else tuple(json.loads(text))
 

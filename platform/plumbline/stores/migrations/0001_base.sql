@@ -60,15 +60,6 @@ CREATE TABLE quarantine (
 ) STRICT;
 CREATE INDEX quarantine_by_subject ON quarantine (subject);
 
-CREATE TABLE review (
-    event_sequence INTEGER NOT NULL REFERENCES inbox (sequence),
-    reviewer TEXT NOT NULL,
-    approved INTEGER NOT NULL CHECK (approved IN (0, 1)),
-    reason TEXT NOT NULL,
-    recorded_at TEXT NOT NULL,
-    PRIMARY KEY (event_sequence, reviewer)
-) STRICT;
-
 CREATE TABLE run (
     run_key TEXT PRIMARY KEY,
     dataset TEXT NOT NULL,
