@@ -35,7 +35,7 @@ unit: $(VENV)/.tested
 
 soak: $(VENV)/.tested ## the longer figures: thousands of kills, interleavings, ten seeds of the loop (over an hour; SOAK=kills)
 	$(BIN)/python tests/soak/run.py --soak $(SOAK)
-	SOAK_HISTORIES=60 $(BIN)/python -m pytest --timeout 3600 tests/feedback/test_consent_property.py
+	SOAK_HISTORIES=60 $(BIN)/python -m pytest --timeout 3600 tests/feedback/ingestion/test_consent_property.py
 	$(BIN)/python tests/benchmarks/seeds.py
 
 # The tests start a PostgreSQL server of their own, in a temporary folder and never as root. Debian's package also makes

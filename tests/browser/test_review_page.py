@@ -19,7 +19,7 @@ import pytest
 
 from plumbline.console.review_page import RunningPage, start_review_page
 from plumbline.feedback.pseudonyms import Pseudonyms
-from plumbline.feedback.review import ReviewDesk
+from plumbline.feedback.review.desk import ReviewDesk
 from plumbline.microworld import microworld_rubric
 from plumbline.records import TYPE_PREFIX, FeedbackData, FeedbackEvent, Message, say
 from plumbline.stores import Ledger

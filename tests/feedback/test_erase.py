@@ -15,7 +15,7 @@ from plumbline.feedback import (
     verify,
     withdraw_and_erase,
 )
-from plumbline.feedback.publish import signer
+from plumbline.feedback.datasets.publish import signer
 from plumbline.records import PolicyManifest, digest_of
 from plumbline.stores import KeyIndex
 

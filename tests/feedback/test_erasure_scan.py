@@ -15,8 +15,8 @@ import pytest
 from backends import Backend, backend, postgresql, s3  # noqa: F401
 
 from plumbline.feedback import prove_absent, verify, withdraw_and_erase
-from plumbline.feedback.reading import load_manifest
-from plumbline.feedback.review import ReviewDesk
+from plumbline.feedback.datasets.reading import load_manifest
+from plumbline.feedback.review.desk import ReviewDesk
 from plumbline.records import Label, Rubric, Rule
 from plumbline.stores.blobs import open_blobs
 from soak.stories import DATASET, PEOPLE, Store, feedback, holding

@@ -8,7 +8,7 @@ import click
 from plumbline.cli.options import PORT, open_ledger, read_text, stores, tenant_key
 
 if TYPE_CHECKING:
-    from plumbline.feedback.access import Source
+    from plumbline.feedback.collect.access import Source
 
 RATE = click.FloatRange(min=0.001, max=1e9)
 SHORTEST = 16  # characters of a token or secret
@@ -106,7 +106,7 @@ def read_sources(file: Path | None) -> "dict[str, Source]":
 
 def _source(name: str, given: Any) -> "Source":
     """One entry of the file. ValueError says what is wrong with it, without its secrets."""
-    from plumbline.feedback.access import Source
+    from plumbline.feedback.collect.access import Source
     from plumbline.stores.inbox import HOUSE_SOURCE
 
     said = given if isinstance(given, dict) else {"token": given}

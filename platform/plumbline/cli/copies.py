@@ -44,9 +44,9 @@ def card(
     import json
 
     from plumbline.feedback import load_version
-    from plumbline.feedback.card import gather_card
-    from plumbline.feedback.card_text import markdown
-    from plumbline.feedback.croissant import croissant as describe
+    from plumbline.feedback.datasets.card import gather_card
+    from plumbline.feedback.datasets.card_text import markdown
+    from plumbline.feedback.datasets.croissant import croissant as describe
 
     store, kept, published, _ = open_version(ledger, blobs, reference, version)
     if folder is not None:
@@ -133,7 +133,7 @@ def _export(
     vacuum: bool = False,
     json_out: bool = False,
 ) -> None:
-    from plumbline.feedback.export import export_version
+    from plumbline.feedback.datasets.export import export_version
 
     done = export_version(
         store, blobs, published.dataset, published.version, kind, out,  # type: ignore[arg-type]

@@ -32,8 +32,8 @@ def redact() -> None:
 @click.argument("file")
 def show(file: str) -> None:
     """Print the text after redaction; what was found is counted on standard error."""
-    from plumbline.feedback.redact import NOT_DETECTED
-    from plumbline.feedback.redact import redact as redacted
+    from plumbline.feedback.redaction.redact import NOT_DETECTED
+    from plumbline.feedback.redaction.redact import redact as redacted
 
     if file == "-":
         text = sys.stdin.read()
@@ -49,8 +49,8 @@ def show(file: str) -> None:
 @as_json
 def check(json_out: bool) -> None:
     """Recall and precision per class on the labelled set, with 95 % intervals."""
-    from plumbline.feedback.redact import NOT_DETECTED
-    from plumbline.feedback.redaction_check import NEGATIVES, measure, rules_digest
+    from plumbline.feedback.redaction.check import NEGATIVES, measure, rules_digest
+    from plumbline.feedback.redaction.redact import NOT_DETECTED
     from plumbline.records.canonical import short
 
     halves = {"held_out": measure("held_out"), "tuned": measure("tuned")}

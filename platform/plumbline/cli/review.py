@@ -66,7 +66,7 @@ def open_(
 ) -> None:
     """Select what arrived since the last opening; put again what another rubric judged by rules that changed."""
     from plumbline.cli.evaluate import read_rubric
-    from plumbline.feedback.review import ReviewDesk
+    from plumbline.feedback.review.desk import ReviewDesk
 
     rubric = read_rubric(file)
     desk = ReviewDesk(open_ledger(ledger, must_exist=True), threshold=threshold)
@@ -197,7 +197,7 @@ def settle(partial: bool, named: str | None, json_out: bool, ledger: Path, blobs
 @stores
 def agreement(named: str | None, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Krippendorff's alpha by batch and rule. Exit 1: blocked (under .667), 3: too few to tell."""
-    from plumbline.feedback.settling import deciding
+    from plumbline.feedback.review.settling import deciding
 
     desk = open_desk(ledger)
     rubric = rubric_of(desk, named)
@@ -227,7 +227,7 @@ def agreement(named: str | None, json_out: bool, ledger: Path, blobs: Path) -> N
 @stores
 def export_(file: Path, kind: str | None, reviewer: str | None, named: str | None, ledger: Path, blobs: Path) -> None:
     """Write labels to FILE; with --for, what one reviewer is to judge elsewhere."""
-    from plumbline.feedback.labels import LABEL_COLUMNS, SHEET_COLUMNS, label_rows, sheet_rows, write_rows
+    from plumbline.feedback.review.labels import LABEL_COLUMNS, SHEET_COLUMNS, label_rows, sheet_rows, write_rows
     from plumbline.policies.files import write_durably
 
     person, desk = desk_of(ledger, reviewer or "")
@@ -246,7 +246,7 @@ def export_(file: Path, kind: str | None, reviewer: str | None, named: str | Non
 @stores
 def import_(file: Path, kind: str | None, reviewer: str | None, ledger: Path, blobs: Path) -> None:
     """Read labels from FILE, all or none: other texts, unknown items and own words are refused with their lines."""
-    from plumbline.feedback.labels import import_labels, read_rows
+    from plumbline.feedback.review.labels import import_labels, read_rows
 
     text = read_text(file, "a file of labels", consequence="no label was recorded")
     rows = read_rows(text, format_of(file, kind))  # type: ignore[arg-type]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from plumbline.cli.options import open_ledger, tenant_key
 
 if TYPE_CHECKING:
-    from plumbline.feedback.agreement import Agreement
     from plumbline.feedback.pseudonyms import Pseudonyms
-    from plumbline.feedback.review import ReviewDesk, Task
+    from plumbline.feedback.review.agreement import Agreement
+    from plumbline.feedback.review.desk import ReviewDesk, Task
     from plumbline.records import Label, Rubric
 
 
 def open_desk(ledger: Path) -> "ReviewDesk":
-    from plumbline.feedback.review import ReviewDesk
+    from plumbline.feedback.review.desk import ReviewDesk
 
     return ReviewDesk(open_ledger(ledger, must_exist=True))
 

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from plumbline.console.words import title, visible
 from plumbline.errors import PlumblineError
-from plumbline.feedback.review import ReviewDesk, Task
+from plumbline.feedback.review.desk import ReviewDesk, Task
 from plumbline.records import LABEL_SEVERITIES, Label, Rubric
 
 Role = Literal["reviewer", "adjudicator"]

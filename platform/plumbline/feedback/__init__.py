@@ -1,33 +1,23 @@
 """Feedback: from what people do to answers to the next dataset version, under their consent.
 
-take in    collector, access, events, writer, logged; consent, consent_routes; importers
-decide     ingest and its stages: signatures, redact(ion_*), injection, guard, split; history, examples
-judge      review, selection, settling, agreement, labels
-publish    approval, publish, seed, erase
-read       reading, card, croissant, export, delta
+collect/    taking in: HTTP and files, sources and their rights, strict JSON, consent over HTTP
+ingestion/  deciding: the stages from sealed events to a candidate, guards, approval
+redaction/  e-mail, phone, card, IBAN, IP, secrets, keys
+review/     judging: the blind desk, agreement, adjudication, labels
+datasets/   versions: publishing, seeding, sides; reading, cards, exports
+
+Here, because several of them meet in it: consent, pseudonyms, signatures (of texts), importers, erase, telemetry.
 """
 
-from plumbline.feedback.candidate import Candidate, IngestionConfig, IngestionResult, Preference, load_candidate
-from plumbline.feedback.collector import (
+from plumbline.feedback.collect.collector import (
     CollectorConfig,
     run_collector,
     start_collector,
 )
+from plumbline.feedback.collect.events import ImportCounts, import_file
+from plumbline.feedback.collect.running import RunningCollector
 from plumbline.feedback.consent import ConsentDesk
-from plumbline.feedback.erase import (
-    AbsenceProof,
-    ErasureResult,
-    erase,
-    prove_absent,
-    publish_removal,
-    withdraw_and_erase,
-)
-from plumbline.feedback.events import ImportCounts, import_file
-from plumbline.feedback.guard import GuardLimits
-from plumbline.feedback.importers import import_dataset, read_examples, read_preferences
-from plumbline.feedback.ingest import STAGES, Ingestion
-from plumbline.feedback.pseudonyms import Pseudonyms
-from plumbline.feedback.reading import (
+from plumbline.feedback.datasets.reading import (
     DatasetVersionData,
     Verification,
     diff,
@@ -37,9 +27,27 @@ from plumbline.feedback.reading import (
     members_of,
     verify,
 )
-from plumbline.feedback.redact import NOT_DETECTED, Redacted, redact
-from plumbline.feedback.running import RunningCollector
-from plumbline.feedback.seed import publish_seed_version
+from plumbline.feedback.datasets.seed import publish_seed_version
+from plumbline.feedback.erase import (
+    AbsenceProof,
+    ErasureResult,
+    erase,
+    prove_absent,
+    publish_removal,
+    withdraw_and_erase,
+)
+from plumbline.feedback.importers import import_dataset, read_examples, read_preferences
+from plumbline.feedback.ingestion.candidate import (
+    Candidate,
+    IngestionConfig,
+    IngestionResult,
+    Preference,
+    load_candidate,
+)
+from plumbline.feedback.ingestion.guard import GuardLimits
+from plumbline.feedback.ingestion.ingest import STAGES, Ingestion
+from plumbline.feedback.pseudonyms import Pseudonyms
+from plumbline.feedback.redaction.redact import NOT_DETECTED, Redacted, redact
 from plumbline.feedback.telemetry import record_ingestion, record_ledger
 
 __all__ = [

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback.consent import ConsentDesk
-from plumbline.feedback.history import History, sweep_staged
-from plumbline.feedback.publish import code_digest, compose, publish_version, signer
-from plumbline.feedback.reading import load_manifest, members_of, verify
+from plumbline.feedback.datasets.history import History, sweep_staged
+from plumbline.feedback.datasets.publish import code_digest, compose, publish_version, signer
+from plumbline.feedback.datasets.reading import load_manifest, members_of, verify
 from plumbline.records import GRANTS, digest_of
 from plumbline.stores import BlobStore, Export, Lease, Ledger, Published, Remediation
 from plumbline.stores.projections import erasure_record

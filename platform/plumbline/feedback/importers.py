@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from plumbline.errors import PlumblineError
-from plumbline.feedback.candidate import Preference
-from plumbline.feedback.seed import publish_seed_version
+from plumbline.feedback.datasets.seed import publish_seed_version
+from plumbline.feedback.ingestion.candidate import Preference
 from plumbline.records import ConsentReference, Example, Message, Provenance, say
 from plumbline.stores import BlobStore, Ledger, Published
 

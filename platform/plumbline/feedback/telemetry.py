@@ -1,6 +1,6 @@
 """What dashboards see of this room: set from the ledger and from results, under the names in plumbline.metrics."""
 
-from plumbline.feedback.candidate import IngestionResult
+from plumbline.feedback.ingestion.candidate import IngestionResult
 from plumbline.metrics import Metrics
 from plumbline.stores import Ledger
 

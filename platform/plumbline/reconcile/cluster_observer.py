@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from plumbline.errors import PlumblineError
-from plumbline.feedback.candidate import Candidate
+from plumbline.feedback.ingestion.candidate import Candidate
 from plumbline.feedback.pseudonyms import Pseudonyms
 from plumbline.reconcile.approval import ApprovalObservation
 from plumbline.reconcile.dataset_line import LineSpec

@@ -15,8 +15,8 @@ from typing import Any
 from plumbline.errors import PlumblineError
 from plumbline.evaluation import Act, Preference, ReviewLabel
 from plumbline.feedback import CollectorConfig, Pseudonyms, start_collector
-from plumbline.feedback.access import Source
-from plumbline.feedback.review import ReviewDesk, Task
+from plumbline.feedback.collect.access import Source
+from plumbline.feedback.review.desk import ReviewDesk, Task
 from plumbline.microworld.demonstrations import SEED_AUTHORS
 from plumbline.microworld.suites import validation_items
 from plumbline.microworld.traffic import Reaction, Request, reaction, review, user_requests, users

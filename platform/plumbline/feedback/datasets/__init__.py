@@ -1,0 +1,1 @@
+"""Versions: composing and publishing them, sides, what went before; reading, checking, describing, carrying out."""

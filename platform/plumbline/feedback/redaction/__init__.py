@@ -1,0 +1,1 @@
+"""Redacting: what identifies people or opens doors, by pattern and checksum; recall is measured, not claimed."""
