@@ -12,6 +12,7 @@ SOURCE = REPOSITORY / "platform" / "plumbline"
 FLOORS = {
     "records": 1,
     "stores": 2,
+    "statistics": 2,
     "policies": 3,
     "microworld": 4,
     "feedback": 4,

@@ -3,8 +3,8 @@
 import pytest
 
 from plumbline.evaluation import Act, ClosedFormJudge, LabelledAnswer, TextJudge, error_cards
-from plumbline.evaluation.judges import REFUSAL_PREFIXES, label, looks_incoherent, matches_refusal_list
-from plumbline.evaluation.readers import read_xstest_completions
+from plumbline.evaluation.judging.judges import REFUSAL_PREFIXES, label, looks_incoherent, matches_refusal_list
+from plumbline.evaluation.suites.readers import read_xstest_completions
 
 PUBLISHED = {  # string match against people's labels, full refusals: FPR, FNR (three digits)
     "gpt4": (0.092, 0.038),

@@ -6,7 +6,7 @@ import pytest
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation import ClosedFormJudge, answer_suite, compare, decide, evaluate, export_gauges
-from plumbline.evaluation.contamination import contaminated_items
+from plumbline.evaluation.suites.contamination import contaminated_items
 from plumbline.metrics import Metrics
 from plumbline.records import (
     DatasetManifest,

@@ -2,10 +2,11 @@
 
 from plumbline.evaluation.answers import Answers, ItemAnswer, answer_suite
 from plumbline.evaluation.behaviors import BEHAVIORS, Behavior, Metric
+from plumbline.evaluation.compare import compare
 from plumbline.evaluation.contracts import Contract, contract
 from plumbline.evaluation.gate import decide
 from plumbline.evaluation.gauges import export_gauges
-from plumbline.evaluation.judges import (
+from plumbline.evaluation.judging.judges import (
     Act,
     ClosedFormJudge,
     ErrorCard,
@@ -22,8 +23,8 @@ from plumbline.evaluation.pressures import (
     Pressure,
     ReviewLabel,
 )
-from plumbline.evaluation.runner import compare, evaluate
-from plumbline.evaluation.suites import load_suite, read_suite, save_suite
+from plumbline.evaluation.runner import evaluate
+from plumbline.evaluation.suites.files import load_suite, read_suite, save_suite
 
 __all__ = [
     "BEHAVIORS",

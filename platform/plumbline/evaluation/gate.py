@@ -17,7 +17,6 @@ withheld (`Metric.limit`), even against a reference that does the same.
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.behaviors import Metric, behavior
-from plumbline.evaluation.statistics import ALPHA, MIN_CLUSTERS
 from plumbline.records import (
     AreaVerdict,
     EvaluationReport,
@@ -28,6 +27,7 @@ from plumbline.records import (
     Verdict,
     short,
 )
+from plumbline.statistics.paired import ALPHA, MIN_CLUSTERS
 
 SEVERITY = (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
 LIMIT_MIN_ITEMS = 30  # a slice smaller than this is too small to be called degenerate

@@ -32,9 +32,9 @@ from pydantic import TypeAdapter, ValidationError
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import ItemAnswer, answer_suite, by_likelihood
 from plumbline.evaluation.behaviors.base import share_of, success
-from plumbline.evaluation.judges import Judge, TextJudge
+from plumbline.evaluation.judging.judges import Judge, TextJudge
 from plumbline.evaluation.scorers import DECLINED, SCORERS, UNUSABLE, Outcome, Scored, expects_abstention, score
-from plumbline.evaluation.suites import read_suite
+from plumbline.evaluation.suites.files import read_suite
 from plumbline.policies import Policy
 from plumbline.records import Conversation, DecoderSettings, ProbeName, Suite, SuiteItem, digest_of
 

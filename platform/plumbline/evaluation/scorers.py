@@ -26,7 +26,7 @@ from enum import StrEnum
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import ItemAnswer
-from plumbline.evaluation.judges import ABSTENTION_PREFIXES, Act, Judge
+from plumbline.evaluation.judging.judges import ABSTENTION_PREFIXES, Act, Judge
 from plumbline.records import SuiteItem
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from plumbline.evaluation.answers import ItemAnswer
 from plumbline.evaluation.scorers import Scored
-from plumbline.evaluation.statistics import Floats
 from plumbline.records import SuiteItem
+from plumbline.statistics.paired import Floats
 
 
 @dataclass(frozen=True)

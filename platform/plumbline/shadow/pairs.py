@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from plumbline.evaluation.statistics import paired_difference
 from plumbline.records import GateDecision, Pair, ShadowCounts, ShadowSummary, Verdict, merkle_root
-from plumbline.shadow.sequential import confidence_sequence, session_means
 from plumbline.shadow.spool import Spool
+from plumbline.statistics.paired import paired_difference
+from plumbline.statistics.sequential import confidence_sequence, session_means
 
 Judge = Callable[[str], str]
 Agreement = Literal["agrees", "contradicts", "undecided"]

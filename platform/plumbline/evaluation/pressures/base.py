@@ -7,7 +7,7 @@ measured would be worse than none, because it would be believed.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from plumbline.evaluation.judges import Judge
+from plumbline.evaluation.judging.judges import Judge
 from plumbline.evaluation.table import PairedTable
 from plumbline.records import DatasetManifest, Example, PressureReading
 

@@ -13,10 +13,10 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from plumbline.evaluation.judges import Judge
+from plumbline.evaluation.judging.judges import Judge
 from plumbline.evaluation.pressures.base import DatasetWindow, Evidence, Pressure, not_measured, reading
-from plumbline.evaluation.statistics import population_stability
 from plumbline.records import Example, PressureReading
+from plumbline.statistics.drift import population_stability
 
 NAME = "feedback_drift"
 SHIFTED = 0.25

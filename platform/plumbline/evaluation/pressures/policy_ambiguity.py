@@ -12,8 +12,8 @@
 from collections import defaultdict
 
 from plumbline.evaluation.pressures.base import Evidence, Pressure, not_measured, reading
-from plumbline.evaluation.statistics import bootstrap_alpha, krippendorff_alpha
 from plumbline.records import PressureReading
+from plumbline.statistics.agreement import agreement
 
 NAME = "policy_ambiguity"
 AGREEMENT = 0.67
@@ -27,17 +27,17 @@ def measure(evidence: Evidence) -> PressureReading:
     frozen: list[str] = []
     for rule, items in sorted(units.items()):
         labels = list(items.values())
-        alpha, bounds = krippendorff_alpha(labels), bootstrap_alpha(labels)
-        if alpha is None or bounds is None:
+        found = agreement(labels, sorted({label for unit in labels for label in unit}))
+        if found.alpha is None or found.low is None or found.high is None:
             continue
         statistics |= {
-            f"alpha_{rule}": alpha,
-            f"alpha_{rule}_low": bounds.low,
-            f"alpha_{rule}_high": bounds.high,
-            f"units_{rule}": float(sum(len(unit) >= 2 for unit in labels)),
+            f"alpha_{rule}": found.alpha,
+            f"alpha_{rule}_low": found.low,
+            f"alpha_{rule}_high": found.high,
+            f"units_{rule}": float(found.units),
         }
-        if bounds.high < AGREEMENT:
-            frozen.append(f"{rule} (alpha {alpha:.2f}, at most {bounds.high:.2f})")
+        if found.high < AGREEMENT:
+            frozen.append(f"{rule} (alpha {found.alpha:.2f}, at most {found.high:.2f})")
     if not statistics:
         return not_measured(NAME, "no rule has two items that two reviewers labelled")
     return reading(

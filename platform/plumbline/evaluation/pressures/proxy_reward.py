@@ -15,9 +15,9 @@ import numpy as np
 
 from plumbline.evaluation.answers import by_likelihood
 from plumbline.evaluation.pressures.base import Evidence, Preference, Pressure, not_measured, reading
-from plumbline.evaluation.statistics import Floats, clustered_mean, rate_interval, student_quantile
 from plumbline.evaluation.table import PairedTable, cluster_codes
 from plumbline.records import PressureReading
+from plumbline.statistics.paired import Floats, clustered_mean, rate_interval, student_quantile
 
 NAME = "proxy_reward"
 

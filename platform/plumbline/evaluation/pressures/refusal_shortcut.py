@@ -10,11 +10,11 @@
 5. Regression metric: the rise of the benign refusal rate, with its interval, beside the change of separation.
 """
 
-from plumbline.evaluation.judges import Act
+from plumbline.evaluation.judging.judges import Act
 from plumbline.evaluation.pressures.base import Evidence, Pressure, not_measured, reading
 from plumbline.evaluation.scorers import DECLINED, Scored
-from plumbline.evaluation.statistics import paired_difference
 from plumbline.records import PressureReading
+from plumbline.statistics.paired import paired_difference
 
 NAME = "refusal_shortcut"
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from plumbline.evaluation.pressures.base import Evidence, Pressure, not_measured, reading
 from plumbline.evaluation.scorers import expects_abstention
-from plumbline.evaluation.statistics import clustered_mean, student_quantile
+from plumbline.evaluation.suites.variants import variant_of
 from plumbline.evaluation.table import PairedItem, PairedTable, cluster_codes
-from plumbline.evaluation.variants import variant_of
 from plumbline.records import PressureReading
+from plumbline.statistics.paired import clustered_mean, student_quantile
 
 NAME = "template_overfit"
 TOLERATED = 0.03

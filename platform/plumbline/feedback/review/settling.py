@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plumbline.feedback.review.agreement import Agreement, State, agreement
 from plumbline.records import LABEL_SEVERITIES, LABEL_VERDICTS, Rubric, RubricRevision, policy_text_digest
+from plumbline.statistics.agreement import Agreement, State, agreement
 from plumbline.stores.reviews import Basis, GivenLabel, ReviewItem
 
 SAMPLED = 0.2  # of unanimous items, in a second look

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumbline.feedback.review.agreement import BLOCK, FEWEST, PASS, Agreement, agreement
+from plumbline.statistics.agreement import BLOCK, FEWEST, PASS, Agreement, agreement
 
 VERDICTS = ("reject", "unsure", "approve")
 SEVERITIES = ("none", "minor", "major", "severe")

@@ -52,7 +52,7 @@ def load_suite(path: Path) -> Suite:
 
 def read_suite(path: Path) -> Suite:
     """A suite from any file that is understood: ours (.jsonl), XSTest (.csv) or HH pairs (.jsonl, .jsonl.gz)."""
-    from plumbline.evaluation.readers import read_hh_pairs, read_xstest
+    from plumbline.evaluation.suites.readers import read_hh_pairs, read_xstest
 
     if path.suffix == ".csv":
         return read_xstest(path)

@@ -10,16 +10,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from plumbline.evaluation.intervals import clopper_pearson, tango, tango_statistic, wilson
-from plumbline.evaluation.statistics import (
-    bootstrap_alpha,
+from plumbline.statistics.intervals import clopper_pearson, tango, tango_statistic, wilson
+from plumbline.statistics.paired import (
     clustered_mean,
     holm,
-    krippendorff_alpha,
     mcnemar_exact,
     needed_n,
     paired_difference,
-    population_stability,
 )
 
 shares = st.floats(0, 1, allow_nan=False)
@@ -193,28 +190,3 @@ def test_holm_equals_statsmodels(p_values):
 def test_exact_mcnemar_is_a_binomial_tail():
     assert mcnemar_exact(2, 9) == pytest.approx(stats.binomtest(9, 11, alternative="greater").pvalue)
     assert mcnemar_exact(600, 700) == pytest.approx(stats.binomtest(700, 1300, alternative="greater").pvalue, rel=0.01)
-
-
-def test_krippendorffs_own_example():
-    """Four observers, twelve units, nominal (Krippendorff 2011, "Computing alpha-reliability"): 0.743."""
-    rows = [
-        "1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .",
-    ]  # fmt: skip
-    columns = zip(*(row.split() for row in rows), strict=True)
-    assert krippendorff_alpha([[label for label in unit if label != "."] for unit in columns]) == pytest.approx(
-        0.743, abs=5e-4
-    )
-
-
-def test_alpha_is_one_for_agreement_about_zero_for_coins_and_none_for_nothing():
-    assert krippendorff_alpha([["a", "a"], ["b", "b"]]) == 1.0
-    assert krippendorff_alpha([["a"], ["b"]]) is None
-    rng = np.random.default_rng(0)
-    coins = [list(rng.choice(["a", "b"], size=2)) for _ in range(500)]
-    bounds = bootstrap_alpha(coins)
-    assert bounds is not None and bounds.low < 0 < bounds.high
-
-
-def test_equal_histograms_are_stable_and_swapped_ones_are_not():
-    assert population_stability([50, 50], [50, 50]) == 0
-    assert population_stability([90, 10], [10, 90]) > 1

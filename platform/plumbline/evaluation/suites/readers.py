@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from plumbline.errors import PlumblineError
-from plumbline.evaluation.judges import LabelledAnswer
-from plumbline.evaluation.suites import read_text
+from plumbline.evaluation.judging.judges import LabelledAnswer
+from plumbline.evaluation.suites.files import read_text
 from plumbline.records import Message, Suite, SuiteItem, digest_bytes, say, short
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")

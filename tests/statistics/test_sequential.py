@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumbline.shadow import confidence_sequence, session_means
-from plumbline.shadow.sequential import MINIMUM, boundary
+from plumbline.statistics.sequential import MINIMUM, boundary
 
 ALPHA = 0.05
 TURNS = 4

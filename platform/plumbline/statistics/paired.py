@@ -12,7 +12,7 @@ from math import ceil, comb, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from plumbline.evaluation.intervals import Interval, normal_quantile, tango, wilson
+from plumbline.statistics.intervals import Interval, normal_quantile, tango, wilson
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
@@ -163,52 +163,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
-
-
-def krippendorff_alpha(units: Sequence[Sequence[str]]) -> float | None:
-    """Nominal alpha over units, each the labels its reviewers gave (units with fewer than two labels say nothing).
-
-    1 is agreement, 0 what chance gives, negative is systematic disagreement. None without two labels anywhere;
-    1 when only one label was ever used (no disagreement was possible, and none was seen).
-    """
-    pairable = [list(unit) for unit in units if len(unit) >= 2]
-    if not pairable:
-        return None
-    totals: dict[str, float] = {}
-    observed = 0.0
-    for unit in pairable:
-        counts = {label: unit.count(label) for label in set(unit)}
-        observed += sum(c * (len(unit) - c) for c in counts.values()) / (len(unit) - 1)
-        for label, count in counts.items():
-            totals[label] = totals.get(label, 0.0) + count
-    n = sum(totals.values())
-    expected = sum(c * (n - c) for c in totals.values()) / (n - 1)
-    return 1.0 if expected == 0 else 1 - observed / expected
-
-
-def bootstrap_alpha(units: Sequence[Sequence[str]], *, seed: int = 0, draws: int = 400) -> Interval | None:
-    """95 % percentile bounds of alpha, resampling units (a unit is what reviewers disagree about)."""
-    pairable = [tuple(unit) for unit in units if len(unit) >= 2]
-    if len(pairable) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(draws):
-        picked = rng.integers(0, len(pairable), size=len(pairable))
-        value = krippendorff_alpha([pairable[i] for i in picked])
-        values.append(1.0 if value is None else value)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high))
-
-
-def population_stability(old: Sequence[float], new: Sequence[float]) -> float:
-    """PSI between two histograms over the same bins; half a count is added to each bin so that empty ones count.
-
-    Rule of thumb of the field: under .1 stable, over .25 shifted.
-    """
-    a, b = np.asarray(old, dtype=float) + 0.5, np.asarray(new, dtype=float) + 0.5
-    p, q = a / a.sum(), b / b.sum()
-    return float(((q - p) * np.log(q / p)).sum())
 
 
 def student_quantile(probability: float, degrees: int) -> float:

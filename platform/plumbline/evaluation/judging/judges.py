@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from plumbline.evaluation.intervals import wilson
 from plumbline.records import Digest, Record, digest_bytes, digest_of
+from plumbline.statistics.intervals import wilson
 
 PromptClass = Literal["benign", "harmful"]
 

@@ -1,0 +1,230 @@
+"""From two policies' answers to a report: paired estimates, pressures, baselines, failure cases. Pure and cheap.
+
+The report is a function of the answers, the suite, the judge, the rubric and the training data, and of nothing
+else: no clock, no host, no order of execution. Same inputs, same bytes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from plumbline.errors import PlumblineError
+from plumbline.evaluation.answers import Answers, ItemAnswer, by_likelihood
+from plumbline.evaluation.baselines import baseline_rates
+from plumbline.evaluation.behaviors import BEHAVIORS, Metric
+from plumbline.evaluation.judging.judges import Judge, TextJudge
+from plumbline.evaluation.pressures import PRESSURE_MONITORS, DatasetWindow, Evidence, Observations
+from plumbline.evaluation.scorers import score
+from plumbline.evaluation.suites.contamination import contaminated_items
+from plumbline.evaluation.suites.variants import variant_of
+from plumbline.evaluation.table import PairedItem, PairedTable
+from plumbline.records import (
+    DatasetManifest,
+    EvaluationReport,
+    Example,
+    FailureCase,
+    PairedEstimate,
+    PolicyScore,
+    Rubric,
+    Suite,
+    SuiteItem,
+    short,
+)
+from plumbline.statistics.intervals import Interval
+from plumbline.statistics.paired import ALPHA, Difference, holm, paired_difference, rate_interval
+
+WORSE_CASES, BETTER_CASES = 12, 4  # kept per gated metric
+METHOD = "wider of cluster-robust t (CR1) and Tango at the effective n"
+ALL = "all"
+
+
+def compare(
+    reference: Answers,
+    aligned: Answers,
+    suite: Suite,
+    *,
+    rubric: Rubric,
+    dataset_manifest: DatasetManifest | None = None,
+    training_examples: Sequence[Example] | None = None,
+    judge: Judge | None = None,
+    observations: Observations | None = None,
+) -> EvaluationReport:
+    """Paired estimates by area, metric and slice; pressures; baselines; failure cases. Pure.
+
+    Raises PlumblineError when the answers are not to this suite, not under one decoder, or when the aligned
+    policy's manifest names another dataset version than `dataset_manifest`.
+    """
+    _check_manifests(reference, aligned, suite, dataset_manifest)
+    judge = judge or TextJudge()
+    training = training_examples or ()
+    tainted = contaminated_items(suite.items, training)
+    excluded = set(tainted)
+    clean = [item for item in suite.items if item.id not in excluded]
+    table = _pair(clean, reference, aligned, judge)
+
+    estimates: list[PairedEstimate] = []
+    slices: list[PairedEstimate] = []
+    failures: list[FailureCase] = []
+    baselines: dict[str, dict[str, float]] = {}
+    margins: dict[str, dict[str, float]] = {rule.area: rule.margins for rule in rubric.rules}
+    for behavior in BEHAVIORS:
+        area = table.where(lambda item, name=behavior.area: item.area == name)  # type: ignore[misc]
+        for metric in behavior.metrics:
+            mine = area.where(metric.applies)
+            if not mine.rows:
+                continue
+            margin = margins.get(behavior.area, {}).get(metric.name) if metric.gated else None
+            estimate, _ = _estimate(mine, behavior.area, metric, ALL, margin)
+            estimates.append(estimate)
+            slices += _slices(mine, behavior.area, metric, margin)
+            if metric.gated:
+                failures += _failures(mine, behavior.area, metric)
+                baselines[f"{behavior.area}.{metric.name}"] = baseline_rates(metric, [row.item for row in mine.rows])
+
+    seen = observations or Observations()
+    if seen.current is None and dataset_manifest is not None:
+        window = DatasetWindow(dataset_manifest, training)
+        seen = replace(seen, current=window)
+    evidence = Evidence(table, judge, training, seen)
+    return EvaluationReport(
+        reference=reference.policy,
+        aligned=aligned.policy,
+        suite=suite.digest,
+        rubric=rubric.digest,
+        dataset=dataset_manifest.digest if dataset_manifest else None,
+        decoder=aligned.decoder,
+        judge=judge.digest,
+        estimates=tuple(estimates),
+        slices=tuple(slices),
+        pressures=tuple(pressure.measure(evidence) for pressure in PRESSURE_MONITORS),
+        failures=tuple(failures),
+        baselines=baselines,
+        missing=len(clean) - len(table.rows),
+        contaminated=tuple(tainted),
+    )
+
+
+def _check_manifests(reference: Answers, aligned: Answers, suite: Suite, manifest: DatasetManifest | None) -> None:
+    for answers in (reference, aligned):
+        if answers.suite != suite.digest:
+            raise PlumblineError(
+                f"the answers of {answers.name!r} are to suite {short(answers.suite)}, not to {short(suite.digest)}",
+                consequence="answers to different questions cannot be paired",
+                remedy="ask both policies the same suite, then compare again",
+            )
+    if reference.decoder != aligned.decoder:
+        raise PlumblineError(
+            f"the reference answered under decoder {short(reference.decoder)}, the aligned policy under "
+            f"{short(aligned.decoder)}",
+            consequence="a difference could come from the settings and not from the policy",
+            remedy="ask both under the same decoder settings",
+        )
+    if manifest is not None and aligned.dataset is not None and aligned.dataset != manifest.digest:
+        raise PlumblineError(
+            f"the aligned policy was trained on dataset {short(aligned.dataset)}, not on {short(manifest.digest)}",
+            consequence="contamination would be checked against data that the policy never saw",
+            remedy="give the dataset version that the policy's manifest names",
+        )
+
+
+def _pair(items: Sequence[SuiteItem], reference: Answers, aligned: Answers, judge: Judge) -> PairedTable:
+    """Rows by item id, in suite order; an item with an error, or without an answer record, forms no pair."""
+    old = {answer.item: answer for answer in reference.answers if answer.error is None}
+    new = {answer.item: answer for answer in aligned.answers if answer.error is None}
+    rows = []
+    for item in items:
+        if item.id in old and item.id in new:
+            a, b = old[item.id], new[item.id]
+            rows.append(PairedItem(item, a, b, score(item, a, judge), score(item, b, judge)))
+    return PairedTable(tuple(rows))
+
+
+def _estimate(
+    table: PairedTable, area: str, metric: Metric, slice_: str, margin: float | None
+) -> tuple[PairedEstimate, Difference]:
+    before, after = table.values(metric.score)
+    difference = paired_difference(metric.sign * (after - before), table.clusters, margin=margin)
+    record = PairedEstimate(
+        area=area,
+        metric=metric.name,
+        slice=slice_,
+        direction=metric.direction,
+        n=len(table.rows),
+        clusters=difference.estimate.clusters,
+        reference=_policy_score(*rate_interval(before, table.clusters)),
+        aligned=_policy_score(*rate_interval(after, table.clusters)),
+        difference=_round(difference.estimate.mean),
+        low=_round(difference.interval.low),
+        high=_round(difference.interval.high),
+        discordant=int((before != after).sum()),
+        method=METHOD,
+        margin=margin,
+        needed=difference.needed,
+    )
+    return record, difference
+
+
+def _slices(table: PairedTable, area: str, metric: Metric, margin: float | None) -> list[PairedEstimate]:
+    """One estimate per slice and per phrasing or language variant. `verdict` is "worse" where Holm's correction over
+    the family of these slices still proves a loss; naming a slice as the culprit needs that."""
+    groups = [
+        (name, table.where(lambda item, name=name: item.slice == name))  # type: ignore[misc]
+        for name in sorted({row.item.slice for row in table.rows})
+    ]
+    variants = sorted({variant_of(row.item) for row in table.rows})
+    if len(variants) > 1:
+        groups += [
+            (f"variant:{name}", table.where(lambda item, name=name: variant_of(item) == name))  # type: ignore[misc]
+            for name in variants
+        ]
+    made = [_estimate(group, area, metric, name, margin) for name, group in groups]
+    adjusted = holm([difference.p_worse for _, difference in made])
+    return [
+        record.model_copy(update={"verdict": "worse" if p <= ALPHA else None})
+        for (record, _), p in zip(made, adjusted, strict=True)
+    ]
+
+
+def _failures(table: PairedTable, area: str, metric: Metric) -> list[FailureCase]:
+    """Items that changed, the worst losses first, then some gains; among equals a stable hash of the id decides."""
+    changed = []
+    for row in table.rows:
+        before, after = metric.score(row.reference), metric.score(row.aligned)
+        if before != after:
+            order = hashlib.sha256(row.item.id.encode()).hexdigest()
+            changed.append((metric.sign * (after - before), order, row, before, after))
+    changed.sort(key=lambda entry: entry[:2])
+    worse = [entry for entry in changed if entry[0] < 0][:WORSE_CASES]
+    better = [entry for entry in reversed(changed) if entry[0] > 0][:BETTER_CASES]
+    return [
+        FailureCase(
+            item=row.item.id,
+            area=area,
+            metric=metric.name,
+            slice=row.item.slice,
+            messages=row.item.messages,
+            references=row.item.references or row.item.choices[:1],
+            reference_answer=_shown(row.item, row.reference_answer),
+            aligned_answer=_shown(row.item, row.aligned_answer),
+            reference_score=_round(before),
+            aligned_score=_round(after),
+        )
+        for _, _, row, before, after in worse + better
+    ]
+
+
+def _shown(item: SuiteItem, answer: ItemAnswer) -> str:
+    """What a reader sees: the text, or the likeliest choice."""
+    if by_likelihood(item) and answer.choices:
+        best = max(range(len(answer.choices)), key=lambda index: answer.choices[index].total)
+        return item.choices[best]
+    return answer.text or ""
+
+
+def _policy_score(rate: float, interval: Interval) -> PolicyScore:
+    return PolicyScore(rate=_round(rate), low=_round(interval.low), high=_round(interval.high))
+
+
+def _round(value: float) -> float:
+    """Ten decimals: far below any margin, far above the last bits that a sum's order may change. No minus zero."""
+    return round(value, 10) + 0.0

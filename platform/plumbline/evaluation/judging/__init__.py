@@ -1,0 +1,1 @@
+"""Judging: what an answer did, by instruments whose errors are measured."""
