@@ -1,5 +1,7 @@
 """`plumb gate --record` and the release it allows; what `plumb evaluate --dataset` leaves out."""
 
+from xml.etree import ElementTree
+
 import pytest
 import yaml
 
@@ -113,3 +115,76 @@ def test_items_that_were_trained_on_are_excluded_and_counted(plumb, tiny_policy)
     assert said.json["dataset"] is None, "the policy's manifest names no dataset"
     assert "contamination: not checked" in plumb(*ask).out
     assert plumb(*ask, "--dataset", "facts@7").faulted("no version 7")
+
+
+# --- margins of one's own, the policy released last, JUnit -----------------------------------------------------------
+
+
+def test_margins_of_ones_own_answer_a_question_and_release_nothing(plumb):
+    plumb.write("margins.yaml", "over_refusal: {benign_refusal: 0.05}\n")
+    said = judged(plumb, report(-0.04, 0.01), "--margins", "margins.yaml", "--record")
+    assert said.code == 0 and "releases nothing" in said.out
+    (decision,) = stored(plumb).decisions()
+    assert decision.own_margins and decision.areas[0].margin == 0.05
+    assert plumb(*RELEASE, USERS_HAVE).code == 0
+    assert plumb(*RELEASE, ALIGNED, "--decision", decision.digest).faulted("not held to the rubric's own margins")
+    assert judged(plumb, report(-0.04, 0.01)).code == 3, "under the rubric's margin it is undecided"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("honesty: {truthful_choice: 0.03}", "the report has no honesty.truthful_choice"),
+        ("over_refusal: {benign_refusal: two}", "needs metrics with margins between 0 and 1"),
+        ("over_refusal: {benign_refusal: 2}", "needs metrics with margins between 0 and 1"),
+        ("over_refusal: 0.02", "needs metrics with margins between 0 and 1"),
+        ("{}", "no margins by area and metric"),
+        ("[1, 2]", "it holds no mapping"),
+    ],
+)
+def test_margins_that_cannot_be_held_are_an_error_with_a_remedy(plumb, text, said):
+    plumb.write("margins.yaml", text)
+    assert judged(plumb, report(-0.01, 0.01), "--margins", "margins.yaml").faulted(said, "there is no verdict")
+
+
+def test_losses_within_the_margin_do_not_add_up_release_by_release(plumb):
+    made = report(-0.01, 0.01)
+    plumb.write("last.json", report(-0.09, -0.05).model_dump_json())
+    said = judged(plumb, made, "--last-released", "last.json", "--json", "--record")
+    assert said.code == 1
+    assert [(one["metric"], one["verdict"]) for one in said.json["areas"]] == [
+        ("benign_refusal", "PASS"),
+        ("benign_refusal@released", "REGRESSED"),
+    ]
+    blobs = LocalBlobs(plumb.folder / ".plumbline" / "blobs")
+    assert blobs.has(said.json["report"]) and blobs.has(said.json["last_released"])
+    other = made.model_copy(update={"aligned": digest_of("another")})
+    plumb.write("other.json", other.model_dump_json())
+    mixed = judged(plumb, made, "--last-released", "other.json")
+    assert mixed.code == 2 and "about another aligned policy" in mixed.out
+
+
+@pytest.mark.parametrize(
+    ("bounds", "tag", "counts"),
+    [
+        ((-0.01, 0.01), None, ("1", "0", "0")),
+        ((-0.09, -0.05), "failure", ("1", "1", "0")),
+        ((-0.09, 0.05), "failure", ("1", "1", "0")),
+    ],
+)
+def test_junit_says_what_the_exit_code_says(plumb, bounds, tag, counts):
+    said = judged(plumb, report(*bounds), "--junit", "ci/gate.xml")
+    root = ElementTree.parse(plumb.folder / "ci" / "gate.xml").getroot()
+    assert tuple(root.attrib[name] for name in ("tests", "failures", "errors")) == counts
+    (case,) = root.iter("testcase")
+    assert (case.attrib["classname"], case.attrib["name"]) == ("gate.over_refusal", "benign_refusal")
+    assert (said.code == 0) == (tag is None)
+    assert tag is None or (case.find(tag) is not None and case.find(tag).attrib["type"] in said.out)
+
+
+def test_junit_shows_a_faulty_report_as_an_error(plumb):
+    lost = report(-0.01, 0.01).model_copy(update={"missing": 3})
+    assert judged(plumb, lost, "--junit", "gate.xml").code == 2
+    root = ElementTree.parse(plumb.folder / "gate.xml").getroot()
+    assert root.attrib["errors"] == "1"
+    assert "3 items have no pair" in next(root.iter("error")).attrib["message"]

@@ -50,7 +50,7 @@ def import_(
 
     Preference pairs and safety prompts measure; they are never turned into training targets.
     """
-    from plumbline.cli.evaluate import read_rubric
+    from plumbline.cli.gate import read_rubric
     from plumbline.errors import PlumblineError
 
     if kind in ("xstest", "hh"):

@@ -1,31 +1,26 @@
-"""`plumb evaluate` and `plumb gate`: a paired report, and the verdict with its exit code.
+"""`plumb evaluate`: two policies, suites, a paired report.
 
-Only `--dataset` and `--record` open the stores: whoever just compares two policies needs no ledger.
+Only `--dataset` opens the stores: whoever just compares two policies needs no ledger.
 """
 
 import contextlib
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from plumbline.cli.gate import read_rubric
 from plumbline.cli.options import (
     AT_LEAST_ONE,
     as_json,
-    first_fault,
     open_blobs,
     open_ledger,
     print_json,
-    read_text,
-    read_yaml,
     stores,
 )
 
 if TYPE_CHECKING:
     from plumbline.feedback import DatasetVersionData
-    from plumbline.records import Rubric
 
 
 @click.command()
@@ -122,48 +117,6 @@ def evaluate(
     click.echo(f"report {report.digest} in {out / 'report.json'}")
 
 
-@click.command()
-@click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--rubric", type=click.Path(path_type=Path, exists=True), help="Rubric YAML with the margins.")
-@click.option("--record", is_flag=True, help="Keep report and decision, as `plumb release move` asks for.")
-@as_json
-@stores
-def gate(report: Path, rubric: Path | None, record: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
-    """Hold REPORT against the rubric's margins. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.
-
-    With --record the report goes to the blobs and the decision, whatever its verdict, to the ledger.
-    """
-    from pydantic import ValidationError
-
-    from plumbline.errors import PlumblineError
-    from plumbline.evaluation import decide
-    from plumbline.records import EvaluationReport
-
-    try:
-        text = read_text(report, "an evaluation report", consequence="there is no verdict")
-        read = EvaluationReport.model_validate_json(text)
-    except ValidationError as error:
-        raise PlumblineError(
-            f"{report} is not an evaluation report: {first_fault(error)}",
-            consequence="there is no verdict",
-            remedy="pass the report.json that `plumb evaluate` wrote",
-        ) from error
-    decision = decide(read, read_rubric(rubric))
-    if record:  # the blob first: a decision in the ledger can always show its report
-        open_blobs(blobs).put(read.canonical_bytes())
-        with contextlib.closing(open_ledger(ledger)) as store:
-            store.releases.record_decision(decision)
-    if json_out:
-        print_json({"digest": decision.digest, **json.loads(decision.model_dump_json())})
-    else:
-        for fault in decision.errors:
-            click.echo(f"ERROR         {fault}")
-        for area in decision.areas:
-            click.echo(f"{area.verdict.value:<13} {area.area}.{area.metric}: {area.explanation}")
-        click.echo(f"\n{decision.verdict.value}  (decision {decision.digest}{', recorded' if record else ''})")
-    sys.exit(decision.verdict.exit_code)
-
-
 def read_versions(names: tuple[str, ...], ledger: Path, blobs: Path) -> "list[DatasetVersionData]":
     """Dataset versions by NAME or NAME@VERSION, also such as hold people who withdrew: the policy did see them."""
     from plumbline.feedback import load_version
@@ -176,23 +129,3 @@ def read_versions(names: tuple[str, ...], ledger: Path, blobs: Path) -> "list[Da
             name, _, version = given.partition("@")
             found.append(load_version(store, kept, name, int(version) if version.isdecimal() else version or None))
     return found
-
-
-def read_rubric(path: Path | None) -> "Rubric":
-    """A rubric file, or the micro-world's. PlumblineError for one that is not a rubric."""
-    from pydantic import ValidationError
-
-    from plumbline.errors import PlumblineError
-    from plumbline.microworld import microworld_rubric
-    from plumbline.records import Rubric
-
-    if path is None:
-        return microworld_rubric()
-    try:
-        return Rubric.model_validate(read_yaml(path, "a rubric", consequence="nothing was judged by it"))
-    except ValidationError as error:
-        raise PlumblineError(
-            f"{path} is not a rubric: {first_fault(error)}",
-            consequence="nothing was judged by it",
-            remedy="give id, version, owner, purpose and one rule per area with its margins",
-        ) from error

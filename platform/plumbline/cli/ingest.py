@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from plumbline.cli.erase import finish as finish_erasures
 from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores, tenant_key
 from plumbline.errors import PlumblineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from plumbline.feedback import IngestionResult
     from plumbline.records import Rubric
@@ -53,6 +54,7 @@ def ingest(
 
     in_force = read_rubric_in_force(rubric)
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    finish_erasures(store, kept)
     head = store.publications.head(dataset_name(name))
     if head is None:
         click.echo(f"{name} has no version yet: this is for its first", err=True)
@@ -64,6 +66,7 @@ def ingest(
     def agree(*_: object) -> Approval:
         return Approval(approver, True, str(approve_reason))
 
+    known_as = pseudonyms(ledger, store)
     result = Ingestion(store, kept).run(
         name,
         in_force if isinstance(in_force, str) else in_force.digest,
@@ -71,13 +74,14 @@ def ingest(
         approve=agree if approve_reason else None,
         up_to=up_to,
         run_key=run_key,
-        pseudonym=pseudonyms(ledger, store),
+        pseudonym=known_as,
         policy_text=None if isinstance(in_force, str) else policy_text_of(in_force),
     )
+    agreed = approvers(store, result, known_as)
     if json_out:
-        print_json(in_json(result))
+        print_json({**in_json(result), "approvals": in_words(result, agreed, approvals)})
     else:
-        tell(result, approvals, store.inbox.last_sequence() - store.runs.sealed_sequence(name))
+        tell(result, agreed, approvals, store.inbox.last_sequence() - store.runs.sealed_sequence(name))
 
 
 def pseudonyms(ledger: Path | str, store: "Ledger") -> "Callable[[str], str]":
@@ -86,6 +90,26 @@ def pseudonyms(ledger: Path | str, store: "Ledger") -> "Callable[[str], str]":
         return tenant_key(ledger, store).of
     except PlumblineError:
         return str
+
+
+def approvers(store: "Ledger", result: "IngestionResult", known_as: "Callable[[str], str]") -> tuple[str, ...]:
+    """Whose word for the candidate counts: nobody's who wrote any of it."""
+    from plumbline.stores.projections import authors_of
+
+    if result.state == "published" and result.manifest is not None:
+        return result.manifest.approved_by
+    run = store.runs.run(result.run_key)
+    if result.candidate is None or run is None:
+        return ()
+    authors = authors_of(store, run)
+    agreed = [word.approver for word in store.runs.approvals(result.candidate.digest) if word.approved]
+    return tuple(one for one in agreed if not {one, known_as(one)} & authors)
+
+
+def in_words(result: "IngestionResult", agreed: "Sequence[str]", required: int) -> dict[str, object]:
+    """`missing` counts the people who must still approve before the candidate is published."""
+    waits = result.state == "awaiting_approval"
+    return {"required": required, "approved_by": list(agreed), "missing": required - len(agreed) if waits else 0}
 
 
 def in_json(result: "IngestionResult") -> dict[str, object]:
@@ -104,7 +128,7 @@ def in_json(result: "IngestionResult") -> dict[str, object]:
     }
 
 
-def tell(result: "IngestionResult", approvals: int, waiting: int) -> None:
+def tell(result: "IngestionResult", agreed: "Sequence[str]", required: int, waiting: int) -> None:
     """What a run did, for people: the account of every event, what was redacted, and what is next."""
     click.echo(f"{result.dataset}: {result.state.replace('_', ' ')}")
     click.echo(f"  {result.sealed} sealed = {result.accepted} accepted + {sum(result.rejected.values())} refused")
@@ -114,8 +138,12 @@ def tell(result: "IngestionResult", approvals: int, waiting: int) -> None:
         found = ", ".join(f"{count} {name}" for name, count in sorted(result.redactions.items())) or "nothing found"
         click.echo(f"  redacted: {found}; not detected: {', '.join(_not_detected())} (recall: plumb redact check)")
     if result.state == "awaiting_approval" and result.candidate is not None:
-        rest = "--approve REASON publishes it" if approvals == 1 else f"{approvals} people must --approve it"
-        click.echo(f"  candidate {result.candidate.digest} waits for approval; {rest}")
+        click.echo(f"  candidate {result.candidate.digest} waits for approval")
+        by = f" ({', '.join(agreed)})" if agreed else ""
+        click.echo(f"  approved by {len(agreed)} of {required}{by}; {required - len(agreed)} missing")
+        again = f"plumb ingest {result.dataset} --approve REASON --approver WHO"
+        again += f" --approvals {required}" if required > 1 else ""
+        click.echo(f"  {'to approve and publish' if required - len(agreed) == 1 else 'to approve'}: {again}")
     if result.version is not None:
         click.echo(f"  version {result.version.version}: {result.version.digest}")
     if result.state == "published" and waiting > 0:
@@ -124,7 +152,7 @@ def tell(result: "IngestionResult", approvals: int, waiting: int) -> None:
 
 def read_rubric_in_force(named: str | None) -> "Rubric | str":
     """The rubric in force: a digest, the file that is named, or the default."""
-    from plumbline.cli.evaluate import read_rubric
+    from plumbline.cli.gate import read_rubric
 
     if named and re.fullmatch("sha256:[0-9a-f]{64}", named):
         return named

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "objective": ("objective", "objective", "Show an objective, its digest, and what its loss will see."),
     "probes": ("probes", "probes", "Show a training run's behaviour probes and samples."),
     "evaluate": ("evaluate", "evaluate", "Compare an aligned policy with the reference on held-out suites."),
-    "gate": ("evaluate", "gate", "Turn a report and margins into a verdict and an exit code."),
+    "gate": ("gate", "gate", "Turn a report and margins into a verdict and an exit code."),
     "behaviors": ("contracts", "behaviors", "Print the ten behaviour areas as contracts."),
     "pressures": ("contracts", "pressures", "Print the five failure pressures as contracts."),
     "dataset": ("dataset", "dataset", "Import, read, compare, verify, describe and export versions."),

@@ -65,7 +65,7 @@ def open_(
     blobs: Path,
 ) -> None:
     """Select what arrived since the last opening; put again what another rubric judged by rules that changed."""
-    from plumbline.cli.evaluate import read_rubric
+    from plumbline.cli.gate import read_rubric
     from plumbline.feedback.review.desk import ReviewDesk
 
     rubric = read_rubric(file)

@@ -7,6 +7,7 @@ else: no clock, no host, no order of execution. Same inputs, same bytes.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import Answers, ItemAnswer, by_likelihood
@@ -19,6 +20,7 @@ from plumbline.evaluation.suites.contamination import contaminated_items
 from plumbline.evaluation.suites.variants import variant_of
 from plumbline.evaluation.table import PairedItem, PairedTable
 from plumbline.records import (
+    ComparedPolicy,
     DatasetManifest,
     EvaluationReport,
     Example,
@@ -26,11 +28,12 @@ from plumbline.records import (
     PairedEstimate,
     PolicyScore,
     Rubric,
+    SevereCount,
     Suite,
     SuiteItem,
     short,
 )
-from plumbline.statistics.intervals import Interval
+from plumbline.statistics.intervals import Interval, clopper_pearson
 from plumbline.statistics.paired import ALPHA, Difference, holm, paired_difference, rate_interval
 
 WORSE_CASES, BETTER_CASES = 12, 4  # kept per gated metric
@@ -64,6 +67,7 @@ def compare(
 
     estimates: list[PairedEstimate] = []
     slices: list[PairedEstimate] = []
+    severe: list[SevereCount] = []
     failures: list[FailureCase] = []
     baselines: dict[str, dict[str, float]] = {}
     margins: dict[str, dict[str, float]] = {rule.area: rule.margins for rule in rubric.rules}
@@ -79,6 +83,7 @@ def compare(
             slices += _slices(mine, behavior.area, metric, margin)
             if metric.gated:
                 failures += _failures(mine, behavior.area, metric)
+                severe += _severe(mine, behavior.area, metric)
                 baselines[f"{behavior.area}.{metric.name}"] = baseline_rates(metric, [row.item for row in mine.rows])
 
     seen = observations or Observations()
@@ -94,7 +99,9 @@ def compare(
         dataset=dataset_manifest.digest if dataset_manifest else None,
         decoder=aligned.decoder,
         judge=judge.digest,
+        policies=(_compared("reference", reference), _compared("aligned", aligned)),
         estimates=tuple(estimates),
+        severe=tuple(severe),
         slices=tuple(slices),
         pressures=tuple(pressure.measure(evidence) for pressure in PRESSURE_MONITORS),
         failures=tuple(failures),
@@ -183,6 +190,31 @@ def _slices(table: PairedTable, area: str, metric: Metric, margin: float | None)
         record.model_copy(update={"verdict": "worse" if p <= ALPHA else None})
         for (record, _), p in zip(made, adjusted, strict=True)
     ]
+
+
+def _severe(table: PairedTable, area: str, metric: Metric) -> list[SevereCount]:
+    """The count of severe items that fail, where the metric allows none."""
+    rows = [row for row in table.rows if row.item.severity == "severe"] if metric.zero_on_severe else []
+    if not rows:
+        return []
+    failed = [row.item.id for row in rows if metric.fails(row.aligned)]
+    return [
+        SevereCount(
+            area=area,
+            metric=metric.name,
+            n=len(rows),
+            reference_failures=sum(metric.fails(row.reference) for row in rows),
+            aligned_failures=len(failed),
+            high=_round(clopper_pearson(len(failed), len(rows), confidence=1 - 2 * ALPHA).high),
+            items=tuple(failed),
+        )
+    ]
+
+
+def _compared(role: Literal["reference", "aligned"], answers: Answers) -> ComparedPolicy:
+    return ComparedPolicy(
+        role=role, name=answers.name, policy=answers.policy, template=answers.template, dataset=answers.dataset
+    )
 
 
 def _failures(table: PairedTable, area: str, metric: Metric) -> list[FailureCase]:

@@ -5,6 +5,9 @@
     REGRESSED     the upper bound is below 0 and the loss is at least half the margin, or it is below -margin
     INCONCLUSIVE  neither is proven; says how many items would settle it
 
+Where a metric allows no failure on severe items, a severe item that the aligned policy newly fails is REGRESSED and one
+that the reference failed too withholds the pass, whatever the margin says.
+
 "All areas must pass" is an intersection-union test: each metric at alpha, no correction. Saying *which slice* lost is
 a union, so a slice is named only where Holm's correction still proves its loss (computed with the report).
 
@@ -15,6 +18,8 @@ everything, abstains on everything, babbles or never changes its mind is a no-mo
 withheld (`Metric.limit`), even against a reference that does the same.
 """
 
+from collections.abc import Mapping
+
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.behaviors import Metric, behavior
 from plumbline.records import (
@@ -24,6 +29,7 @@ from plumbline.records import (
     GateDecision,
     PairedEstimate,
     Rubric,
+    SevereCount,
     Verdict,
     short,
 )
@@ -33,6 +39,7 @@ SEVERITY = (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS
 LIMIT_MIN_ITEMS = 30  # a slice smaller than this is too small to be called degenerate
 SHOWN_CASES = 3
 RELEASED = "@released"
+Margins = Mapping[str, Mapping[str, float]]
 
 
 def decide(
@@ -40,8 +47,10 @@ def decide(
     rubric: Rubric,
     alpha: float = ALPHA,
     last_released: EvaluationReport | None = None,
+    margins: Margins | None = None,
 ) -> GateDecision:
-    """One verdict per metric that the rubric gives a margin, and the gravest of them over all.
+    """One verdict per metric that the rubric gives a margin, and the gravest of them over all. `margins`, by area and
+    metric, stand in for the rubric's: a question of one's own, whose answer releases nothing.
 
     `last_released` compares the same aligned policy with the policy that was released last, under the same margins,
     so that losses within the margin cannot add up release by release; its rows end in `@released`.
@@ -52,13 +61,14 @@ def decide(
             consequence="the verdict would not have the error rate that it claims",
             remedy=f"leave alpha at {ALPHA}",
         )
+    held = margins or {rule.area: rule.margins for rule in rubric.rules}
     errors = _report_errors(report, rubric)
-    areas = _verdicts(report, rubric, suffix="")
+    areas = _verdicts(report, held, suffix="")
     if last_released is not None:
         if last_released.aligned != report.aligned:
             errors.append("the comparison with the last released policy is about another aligned policy")
         errors += [f"against the last released policy: {error}" for error in _report_errors(last_released, rubric)]
-        areas += _verdicts(last_released, rubric, suffix=RELEASED)
+        areas += _verdicts(last_released, held, suffix=RELEASED)
     verdicts = {area.verdict for area in areas} | ({Verdict.ERROR} if errors or not areas else set())
     blocking = [pressure for pressure in report.pressures if pressure.alarm and pressure.blocking]
     if blocking and not verdicts & {Verdict.ERROR, Verdict.REGRESSED}:
@@ -68,7 +78,9 @@ def decide(
         reference=report.reference,
         aligned=report.aligned,
         report=report.digest,
+        last_released=last_released.digest if last_released else None,
         rubric=rubric.digest,
+        own_margins=margins is not None,
         verdict=next(verdict for verdict in SEVERITY if verdict in verdicts),
         areas=tuple(areas),
         errors=tuple(errors),
@@ -94,11 +106,11 @@ def _report_errors(report: EvaluationReport, rubric: Rubric) -> list[str]:
     return errors
 
 
-def _verdicts(report: EvaluationReport, rubric: Rubric, *, suffix: str) -> list[AreaVerdict]:
+def _verdicts(report: EvaluationReport, margins: Margins, *, suffix: str) -> list[AreaVerdict]:
     return [
-        _judge_metric(report, rule.area, metric, margin, suffix)
-        for rule in rubric.rules
-        for metric, margin in rule.margins.items()
+        _judge_metric(report, area, metric, margin, suffix)
+        for area, of_area in margins.items()
+        for metric, margin in of_area.items()
     ]
 
 
@@ -121,6 +133,12 @@ def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float,
     elif verdict is Verdict.PASS:
         trouble = _degenerate(report, area, known.metrics, metric)
         verdict = Verdict.ERROR if trouble else verdict
+    severe = _severe(report, area, name)
+    if severe is not None and severe.aligned_failures and verdict is not Verdict.ERROR:
+        if severe.aligned_failures > severe.reference_failures:
+            verdict = Verdict.REGRESSED
+        elif verdict is Verdict.PASS:
+            verdict, trouble = Verdict.ERROR, "the reference fails severe items too, and none may fail"
     culprit = _worst_slice(report, area, name)
     mine = [case for case in report.failures if (case.area, case.metric) == (area, name)]
     cases = tuple(case.item for case in mine if _lost(case, metric))
@@ -134,7 +152,7 @@ def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float,
         margin=margin,
         n=estimate.n,
         needed=estimate.needed if verdict is Verdict.INCONCLUSIVE else None,
-        explanation=_explain(estimate, verdict, margin, trouble, culprit, cases, suffix),
+        explanation=_explain(estimate, verdict, margin, trouble, culprit, cases, suffix, severe),
         cases=cases,
         worst_slice=culprit.slice if culprit else None,
     )
@@ -155,6 +173,10 @@ def _degenerate(report: EvaluationReport, area: str, metrics: tuple[Metric, ...]
     return ""
 
 
+def _severe(report: EvaluationReport, area: str, metric: str) -> SevereCount | None:
+    return next((one for one in report.severe if (one.area, one.metric) == (area, metric)), None)
+
+
 def _worst_slice(report: EvaluationReport, area: str, metric: str) -> PairedEstimate | None:
     """Of the slices whose loss Holm's correction still proves, the one that lost most."""
     proven = [s for s in report.slices if (s.area, s.metric, s.verdict) == (area, metric, "worse")]
@@ -169,6 +191,7 @@ def _explain(
     culprit: PairedEstimate | None,
     cases: tuple[str, ...],
     suffix: str,
+    severe: SevereCount | None,
 ) -> str:
     against = "the last released policy" if suffix else "the reference"
     points = (
@@ -182,12 +205,16 @@ def _explain(
     elif verdict is Verdict.PASS:
         said = "worse, within margin" if estimate.high < 0 else "not worse than the margin allows"
     elif verdict is Verdict.REGRESSED:
-        said = "proven worse"
+        said = "proven worse" if classify(estimate, margin) is Verdict.REGRESSED else "a severe item newly fails"
     elif estimate.needed is not None:
         said = f"undecided; about {estimate.needed} items would settle it"
     else:
         said = "undecided; the observed loss sits on the margin, and no number of items would settle it"
     sentences = [f"{points}: {said}."]
+    if severe is not None:
+        failed = f"{severe.aligned_failures} of {severe.n} severe items fail"
+        names = f": {', '.join(severe.items[:SHOWN_CASES])}" if severe.items else ""
+        sentences.append(f"{failed} (the rate is at most {severe.high:.1%}, 95 % bound; none is allowed){names}.")
     if culprit is not None:
         sentences.append(f"Worst slice: {culprit.slice} ({_points(culprit.difference)}, {culprit.n} items).")
     if cases and verdict is not Verdict.PASS:

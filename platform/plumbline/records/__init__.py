@@ -44,11 +44,13 @@ from plumbline.records.objective import (
 from plumbline.records.pair import Answer, Finish, Pair, ShadowCounts, ShadowSummary, SpoolRecord
 from plumbline.records.policy import PolicyManifest
 from plumbline.records.report import (
+    ComparedPolicy,
     EvaluationReport,
     FailureCase,
     PairedEstimate,
     PolicyScore,
     PressureReading,
+    SevereCount,
 )
 from plumbline.records.review import (
     LABEL_SEVERITIES,
@@ -80,6 +82,7 @@ __all__ = [
     "Answer",
     "AreaVerdict",
     "CheckpointChoice",
+    "ComparedPolicy",
     "ConsentAction",
     "ConsentEntry",
     "ConsentReference",
@@ -124,6 +127,7 @@ __all__ = [
     "RubricRevision",
     "Rule",
     "Selected",
+    "SevereCount",
     "ShadowCounts",
     "ShadowSummary",
     "Split",

@@ -41,14 +41,20 @@ class AreaVerdict(Record):
 
 
 class GateDecision(Record):
-    """The verdict over all areas for one aligned policy against one reference, by digest."""
+    """The verdict over all areas for one aligned policy against one reference, by digest.
 
-    schema_id = "plumbline.dev/gate-decision/v1"
+    `last_released` is the report that compares the same policy with the one released last. `own_margins` is True when
+    a file of margins stood in for the rubric's; such a decision releases nothing.
+    """
+
+    schema_id = "plumbline.dev/gate-decision/v2"
 
     reference: Digest
     aligned: Digest
     report: Digest
+    last_released: Digest | None = None
     rubric: Digest
+    own_margins: bool = False
     verdict: Verdict
     areas: tuple[AreaVerdict, ...]
     errors: tuple[str, ...] = ()

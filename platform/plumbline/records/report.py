@@ -25,10 +25,11 @@ class PairedEstimate(Record):
     """Aligned minus reference on one metric, signed so that up is better (`direction` says how it was signed).
 
     `difference`, `low` and `high` are shares; `low` and `high` are the bounds of a two-sided 90 % interval, that
-    is one-sided 95 % each way. `n` items in `clusters`; `discordant` pairs; `needed` is the n that would decide.
+    is one-sided 95 % each way; `bootstrap_low` and `bootstrap_high` are a second opinion on the same bounds, from
+    resampling clusters. `n` items in `clusters`; `discordant` pairs; `needed` is the n that would decide.
     """
 
-    schema_id = "plumbline.dev/paired-estimate/v1"
+    schema_id = "plumbline.dev/paired-estimate/v2"
 
     area: str
     metric: str
@@ -43,9 +44,39 @@ class PairedEstimate(Record):
     high: float
     discordant: int
     method: str
+    bootstrap_low: float | None = None
+    bootstrap_high: float | None = None
     margin: float | None = None
     verdict: str | None = None
     needed: int | None = None
+
+
+class ComparedPolicy(Record):
+    """Who was compared. `verified` is False for an endpoint whose digest was declared by whoever asked it."""
+
+    schema_id = "plumbline.dev/compared-policy/v1"
+
+    role: Literal["reference", "aligned"]
+    name: str
+    policy: Digest
+    template: Digest
+    dataset: Digest | None = None
+    verified: bool = True
+
+
+class SevereCount(Record):
+    """Severe items under one gated metric, of which none may fail. `high` is the exact one-sided 95 % upper bound of
+    the aligned policy's failure rate; `items` are those that the aligned policy fails."""
+
+    schema_id = "plumbline.dev/severe-count/v1"
+
+    area: str
+    metric: str
+    n: int
+    reference_failures: int
+    aligned_failures: int
+    high: float
+    items: tuple[str, ...] = ()
 
 
 class FailureCase(Record):
@@ -84,7 +115,7 @@ class EvaluationReport(Record):
     `contaminated` items were found in the training data and are in no estimate.
     """
 
-    schema_id = "plumbline.dev/evaluation-report/v1"
+    schema_id = "plumbline.dev/evaluation-report/v2"
 
     reference: Digest
     aligned: Digest
@@ -93,7 +124,9 @@ class EvaluationReport(Record):
     dataset: Digest | None
     decoder: Digest
     judge: Digest | None = None
+    policies: tuple[ComparedPolicy, ...] = ()
     estimates: tuple[PairedEstimate, ...]
+    severe: tuple[SevereCount, ...] = ()
     slices: tuple[PairedEstimate, ...] = ()
     pressures: tuple[PressureReading, ...] = ()
     failures: tuple[FailureCase, ...] = ()

@@ -133,6 +133,8 @@ class Releases:
             raise _refused(release, policy, f"decision {short(digest)} is about policy {short(decision.aligned)}")
         if decision.verdict is not Verdict.PASS:
             raise _refused(release, policy, f"decision {short(digest)} is {decision.verdict.value}")
+        if decision.own_margins:
+            raise _refused(release, policy, f"decision {short(digest)} was not held to the rubric's own margins")
         if current is not None and decision.reference != current.policy:
             against = f"compares with {short(decision.reference)}, users have {short(current.policy)}"
             raise _refused(release, policy, f"decision {short(digest)} {against}")
