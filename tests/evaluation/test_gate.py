@@ -155,7 +155,7 @@ def test_a_small_loss_inside_the_margin_passes_and_is_called_worse(passing, rubr
 
 
 def test_an_undecided_metric_says_how_many_items_would_settle_it(passing, rubric):
-    decision = decide(with_helpfulness(passing, estimate(-0.05, -0.01, 0.03)), rubric)
+    decision = decide(with_helpfulness(passing, estimate(-0.05, -0.01, 0.03, margin=0.03)), rubric)
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert decision.areas[0].needed == 900 and "about 900 items" in decision.areas[0].explanation
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="YAML {area: {metric: margin}} in the rubric's place: a question of your own; it releases nothing.",
 )
+@click.option("--margin", type=float, help="The same margin for everything that the report measures; releases nothing.")
 @click.option(
     "--last-released",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -44,6 +45,7 @@ def gate(
     report: Path,
     rubric: Path | None,
     margins: Path | None,
+    margin: float | None,
     last_released: Path | None,
     junit: Path | None,
     record: bool,
@@ -61,7 +63,7 @@ def gate(
 
     read = read_report(report)
     since = read_report(last_released) if last_released else None
-    own = read_margins(margins, read) if margins else None
+    own = read_margins(margins, read) if margins else one_margin(margin, read) if margin is not None else None
     decision = decide(read, read_rubric(rubric), last_released=since, margins=own)
     if junit:
         junit.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +125,26 @@ def read_margins(path: Path, report: "EvaluationReport") -> dict[str, dict[str, 
             remedy="name what the report measures: "
             + (", ".join(sorted(f"{area}.{metric}" for area, metric in measured)) or "it measures nothing"),
         )
+    return found
+
+
+def one_margin(margin: float, report: "EvaluationReport") -> dict[str, dict[str, float]]:
+    """The same margin for every gated metric of a report, and for every metric of an area that is not Plumbline's."""
+    from plumbline.errors import PlumblineError
+    from plumbline.evaluation.behaviors import behavior
+
+    if not 0 < margin < 1:
+        raise PlumblineError(
+            f"--margin {margin} is no margin",
+            consequence="there is no verdict",
+            remedy="give a share between 0 and 1: 0.02 is two points",
+        )
+    found: dict[str, dict[str, float]] = {}
+    for estimate in report.estimates:
+        known = behavior(estimate.area)
+        metric = known.metric(estimate.metric) if known else None
+        if known is None or (metric is not None and metric.gated):
+            found.setdefault(estimate.area, {})[estimate.metric] = margin
     return found
 
 

@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "probes": ("probes", "probes", "Show a training run's behaviour probes and samples."),
     "evaluate": ("evaluate", "evaluate", "Compare an aligned policy with the reference on held-out suites."),
     "gate": ("gate", "gate", "Turn a report and margins into a verdict and an exit code."),
+    "import": ("exchange", "import_", "Pair runs that inspect_ai or lm-eval logged, for the gate."),
+    "tasks": ("exchange", "tasks", "Write a suite as tasks of inspect_ai or lm-eval."),
     "behaviors": ("contracts", "behaviors", "Print the ten behaviour areas as contracts."),
     "pressures": ("contracts", "pressures", "Print the five failure pressures as contracts."),
     "dataset": ("dataset", "dataset", "Import, read, compare, verify, describe and export versions."),

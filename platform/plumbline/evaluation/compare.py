@@ -13,6 +13,7 @@ from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import Answers, ItemAnswer, by_likelihood
 from plumbline.evaluation.baselines import baseline_rates
 from plumbline.evaluation.behaviors import BEHAVIORS, Metric
+from plumbline.evaluation.estimates import ALL, named_losses, paired_estimate, rounded
 from plumbline.evaluation.judging.judges import Judge, TextJudge
 from plumbline.evaluation.pressures import PRESSURE_MONITORS, DatasetWindow, Evidence, Observations
 from plumbline.evaluation.scorers import score
@@ -26,19 +27,16 @@ from plumbline.records import (
     Example,
     FailureCase,
     PairedEstimate,
-    PolicyScore,
     Rubric,
     SevereCount,
     Suite,
     SuiteItem,
     short,
 )
-from plumbline.statistics.intervals import Interval, clopper_pearson
-from plumbline.statistics.paired import ALPHA, Difference, holm, paired_difference, rate_interval
+from plumbline.statistics.intervals import clopper_pearson
+from plumbline.statistics.paired import ALPHA, Difference
 
 WORSE_CASES, BETTER_CASES = 12, 4  # kept per gated metric
-METHOD = "wider of cluster-robust t (CR1) and Tango at the effective n"
-ALL = "all"
 
 
 def compare(
@@ -150,25 +148,16 @@ def _estimate(
     table: PairedTable, area: str, metric: Metric, slice_: str, margin: float | None
 ) -> tuple[PairedEstimate, Difference]:
     before, after = table.values(metric.score)
-    difference = paired_difference(metric.sign * (after - before), table.clusters, margin=margin)
-    record = PairedEstimate(
+    return paired_estimate(
+        before,
+        after,
+        table.clusters,
         area=area,
         metric=metric.name,
-        slice=slice_,
         direction=metric.direction,
-        n=len(table.rows),
-        clusters=difference.estimate.clusters,
-        reference=_policy_score(*rate_interval(before, table.clusters)),
-        aligned=_policy_score(*rate_interval(after, table.clusters)),
-        difference=_round(difference.estimate.mean),
-        low=_round(difference.interval.low),
-        high=_round(difference.interval.high),
-        discordant=int((before != after).sum()),
-        method=METHOD,
+        slice_=slice_,
         margin=margin,
-        needed=difference.needed,
     )
-    return record, difference
 
 
 def _slices(table: PairedTable, area: str, metric: Metric, margin: float | None) -> list[PairedEstimate]:
@@ -184,12 +173,7 @@ def _slices(table: PairedTable, area: str, metric: Metric, margin: float | None)
             (f"variant:{name}", table.where(lambda item, name=name: variant_of(item) == name))  # type: ignore[misc]
             for name in variants
         ]
-    made = [_estimate(group, area, metric, name, margin) for name, group in groups]
-    adjusted = holm([difference.p_worse for _, difference in made])
-    return [
-        record.model_copy(update={"verdict": "worse" if p <= ALPHA else None})
-        for (record, _), p in zip(made, adjusted, strict=True)
-    ]
+    return named_losses([_estimate(group, area, metric, name, margin) for name, group in groups])
 
 
 def _severe(table: PairedTable, area: str, metric: Metric) -> list[SevereCount]:
@@ -205,7 +189,7 @@ def _severe(table: PairedTable, area: str, metric: Metric) -> list[SevereCount]:
             n=len(rows),
             reference_failures=sum(metric.fails(row.reference) for row in rows),
             aligned_failures=len(failed),
-            high=_round(clopper_pearson(len(failed), len(rows), confidence=1 - 2 * ALPHA).high),
+            high=rounded(clopper_pearson(len(failed), len(rows), confidence=1 - 2 * ALPHA).high),
             items=tuple(failed),
         )
     ]
@@ -238,8 +222,8 @@ def _failures(table: PairedTable, area: str, metric: Metric) -> list[FailureCase
             references=row.item.references or row.item.choices[:1],
             reference_answer=_shown(row.item, row.reference_answer),
             aligned_answer=_shown(row.item, row.aligned_answer),
-            reference_score=_round(before),
-            aligned_score=_round(after),
+            reference_score=rounded(before),
+            aligned_score=rounded(after),
         )
         for _, _, row, before, after in worse + better
     ]
@@ -251,12 +235,3 @@ def _shown(item: SuiteItem, answer: ItemAnswer) -> str:
         best = max(range(len(answer.choices)), key=lambda index: answer.choices[index].total)
         return item.choices[best]
     return answer.text or ""
-
-
-def _policy_score(rate: float, interval: Interval) -> PolicyScore:
-    return PolicyScore(rate=_round(rate), low=_round(interval.low), high=_round(interval.high))
-
-
-def _round(value: float) -> float:
-    """Ten decimals: far below any margin, far above the last bits that a sum's order may change. No minus zero."""
-    return round(value, 10) + 0.0

@@ -33,7 +33,8 @@ from plumbline.records import (
     Verdict,
     short,
 )
-from plumbline.statistics.paired import ALPHA, MIN_CLUSTERS
+from plumbline.statistics.intervals import normal_quantile
+from plumbline.statistics.paired import ALPHA, MIN_CLUSTERS, Clustered, needed_n
 
 SEVERITY = (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
 LIMIT_MIN_ITEMS = 30  # a slice smaller than this is too small to be called degenerate
@@ -115,10 +116,10 @@ def _verdicts(report: EvaluationReport, margins: Margins, *, suffix: str) -> lis
 
 
 def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float, suffix: str) -> AreaVerdict:
-    known = behavior(area)
+    known = behavior(area)  # None for a task of another harness, which margins of one's own may hold
     metric = known.metric(name) if known else None
     estimate = _find(report.estimates, area, name)
-    if known is None or metric is None or not metric.gated:
+    if known is not None and (metric is None or not metric.gated):
         return _error(area, name + suffix, margin, f"{area} has no gated metric {name!r}; correct the rubric's margins")
     if estimate is None:
         return _error(
@@ -130,7 +131,7 @@ def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float,
     if estimate.clusters < MIN_CLUSTERS:
         verdict = Verdict.ERROR
         trouble = f"{estimate.clusters} clusters cannot carry an interval; at least {MIN_CLUSTERS} are needed"
-    elif verdict is Verdict.PASS:
+    elif verdict is Verdict.PASS and known is not None and metric is not None:
         trouble = _degenerate(report, area, known.metrics, metric)
         verdict = Verdict.ERROR if trouble else verdict
     severe = _severe(report, area, name)
@@ -141,7 +142,8 @@ def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float,
             verdict, trouble = Verdict.ERROR, "the reference fails severe items too, and none may fail"
     culprit = _worst_slice(report, area, name)
     mine = [case for case in report.failures if (case.area, case.metric) == (area, name)]
-    cases = tuple(case.item for case in mine if _lost(case, metric))
+    cases = tuple(case.item for case in mine if _lost(case, estimate))
+    needed = estimate.needed if margin == estimate.margin else _needed(estimate, margin)
     return AreaVerdict(
         area=area,
         metric=name + suffix,
@@ -151,8 +153,8 @@ def _judge_metric(report: EvaluationReport, area: str, name: str, margin: float,
         high=estimate.high,
         margin=margin,
         n=estimate.n,
-        needed=estimate.needed if verdict is Verdict.INCONCLUSIVE else None,
-        explanation=_explain(estimate, verdict, margin, trouble, culprit, cases, suffix, severe),
+        needed=needed if verdict is Verdict.INCONCLUSIVE else None,
+        explanation=_explain(estimate, verdict, margin, needed, trouble, culprit, cases, suffix, severe),
         cases=cases,
         worst_slice=culprit.slice if culprit else None,
     )
@@ -187,6 +189,7 @@ def _explain(
     estimate: PairedEstimate,
     verdict: Verdict,
     margin: float,
+    needed: int | None,
     trouble: str,
     culprit: PairedEstimate | None,
     cases: tuple[str, ...],
@@ -206,8 +209,8 @@ def _explain(
         said = "worse, within margin" if estimate.high < 0 else "not worse than the margin allows"
     elif verdict is Verdict.REGRESSED:
         said = "proven worse" if classify(estimate, margin) is Verdict.REGRESSED else "a severe item newly fails"
-    elif estimate.needed is not None:
-        said = f"undecided; about {estimate.needed} items would settle it"
+    elif needed is not None:
+        said = f"undecided; about {needed} items would settle it"
     else:
         said = "undecided; the observed loss sits on the margin, and no number of items would settle it"
     sentences = [f"{points}: {said}."]
@@ -244,5 +247,13 @@ def _find(estimates: tuple[PairedEstimate, ...], area: str, metric: str) -> Pair
     return next((e for e in estimates if (e.area, e.metric, e.slice) == (area, metric, "all")), None)
 
 
-def _lost(case: FailureCase, metric: Metric) -> bool:
-    return metric.sign * (case.aligned_score - case.reference_score) < 0
+def _lost(case: FailureCase, estimate: PairedEstimate) -> bool:
+    lost = case.reference_score - case.aligned_score
+    return lost > 0 if estimate.direction == "up" else lost < 0
+
+
+def _needed(estimate: PairedEstimate, margin: float) -> int | None:
+    """Items that would decide under another margin than the report was made with, from the width of its interval."""
+    error = (estimate.high - estimate.low) / 2 / normal_quantile(1 - ALPHA)
+    seen = Clustered(estimate.difference, error, estimate.clusters, estimate.n, 1.0)
+    return needed_n(seen, margin)
