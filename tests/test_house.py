@@ -18,6 +18,7 @@ FLOORS = {
     "feedback": 4,
     "training": 4,
     "evaluation": 4,
+    "guardrail": 5,
     "serving": 5,
     "shadow": 5,
     "reconcile": 6,

@@ -7,6 +7,8 @@ import pytest
 
 from plumbline.records import TYPE_PREFIX
 
+COMMENT = TYPE_PREFIX + "comment"
+
 
 def event(number: int, person: str, asked: str, better: str, **envelope: object) -> str:
     data = {"messages": [{"role": "user", "content": asked}], "answer": "no", "slice": "benign", "text": better}
@@ -92,11 +94,47 @@ def test_feedback_waits_for_approval_and_then_becomes_the_next_version(fed):
     assert (waiting["state"], waiting["version"]) == ("awaiting_approval", None)
     assert waiting["sealed"] == waiting["accepted"] + sum(waiting["rejected"].values()) == 3
     assert waiting["rejected"] == {"no_consent": 1}
-    assert "--approve REASON publishes it" in fed("ingest", "facts").out
+    assert waiting["approvals"] == {"required": 1, "approved_by": [], "missing": 1}
+    assert "approved by 0 of 1; 1 missing\n  to approve and publish: plumb ingest facts" in fed("ingest", "facts").out
     assert fed("ingest", "facts", "--approve", "read", "--approver", "rita", "--json").json["version"] == 2
     diff = fed("dataset", "diff", "facts", "1", "2", "--json").json
     assert (len(diff["added"]), len(diff["removed"])) == (2, 0)
     assert fed("ingest", "facts", "--json").json["state"] == "no_change"
+
+
+def test_whoever_approves_can_see_what_redaction_left_and_what_needs_people(fed):
+    comment = json.loads(event(8, "ana", "was it good ?", "no"))
+    lines = [
+        event(7, "ana", "where do i write ?", "write to ana@example.org"),
+        json.dumps({**comment, "type": COMMENT}),
+    ]
+    fed.write("more.jsonl", "\n".join(lines))
+    fed("feedback", "import", "more.jsonl", "--source", "app")
+    said = fed("ingest", "facts", "--samples").out
+    assert "redacted, for example: write to [EMAIL]" in said
+    assert "1  selected_for_review  (plumb review open)" in said
+    assert "[EMAIL]" not in fed("ingest", "facts").out, "words are shown to who asks for them, not to every log"
+    in_json = fed("ingest", "facts", "--samples", "--json")
+    assert "[EMAIL]" not in in_json.out and "[EMAIL]" in in_json.err
+    fed("ingest", "facts", "--approve", "read")
+    assert fed("ingest", "facts").out.startswith("facts: the inbox holds nothing new; the newest version is 2: sha256:")
+
+
+def test_of_several_approvals_it_is_said_who_gave_theirs_and_how_many_are_missing(fed):
+    two = ("ingest", "facts", "--approvals", "2", "--approver")
+    first = fed(*two, "rita", "--approve", "read").out
+    assert "approved by 1 of 2 (rita); 1 missing" in first and "--approver WHO --approvals 2" in first
+    again = fed(*two, "rita", "--approve", "read", "--json").json
+    assert (again["state"], again["approvals"]) == (
+        "awaiting_approval",
+        {"required": 2, "approved_by": ["rita"], "missing": 1},
+    )
+    assert fed(*two, "ana", "--approve", "mine").faulted("was decided by 'ana'")
+    done = fed(*two, "omar", "--approve", "read", "--json").json
+    assert (done["version"], done["approvals"]) == (
+        2,
+        {"required": 2, "approved_by": ["omar", "rita"], "missing": 0},
+    )
 
 
 def test_whoever_withdraws_is_gone_from_the_next_version(fed):

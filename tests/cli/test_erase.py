@@ -64,3 +64,67 @@ def test_nobody_else_is_touched(fed):
 
 def test_somebody_unknown_is_not_erased_by_a_slip_of_the_pen(fed):
     assert fed("erase", "eve").faulted("nobody in the ledger is known")
+
+
+def cut_short(person: str) -> None:
+    """An erasure that is killed when the request is in the ledger and nothing else is done."""
+    from plumbline.feedback import ConsentDesk, Pseudonyms
+    from plumbline.feedback.erase import withdraw_and_erase
+    from plumbline.stores import Ledger, LocalBlobs
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_: str) -> None:
+        raise Killed
+
+    with Ledger(Path(".plumbline/ledger.sqlite")) as ledger, pytest.raises(Killed):
+        desk = ConsentDesk(ledger, Pseudonyms.load_or_create(Path(".plumbline/tenant.key")))
+        withdraw_and_erase(ledger, LocalBlobs(Path(".plumbline/blobs")), desk, person, on_step=kill)
+
+
+@pytest.mark.parametrize("command", [("erase", "--unfinished"), ("erase", "ben"), ("ingest", "facts")])
+def test_what_a_kill_left_of_an_erasure_is_finished_by_the_next_command_also_when_consent_is_given_again(fed, command):
+    cut_short("ana")
+    assert fed("consent", "give", "ana", "--notice", "n@1").code == 0
+    assert on_disk()
+    said = fed(*command)
+    assert said.code == 0 and "which had been cut short, is finished" in said.err
+    assert on_disk() == []
+    assert fed("dataset", "verify", "facts@1").code == 0
+    assert fed("consent", "show", "ana").out.splitlines()[-1].split()[1] == "given"
+    assert "no erasure is unfinished" in fed("erase", "--unfinished").out
+
+
+def test_whose_consent_holds_is_not_sent_away_by_who_only_carries_out(fed):
+    assert fed("erase", "ana", "--withdrawn").faulted("still holds")
+    fed("consent", "withdraw", "ana")
+    assert fed("erase", "ana", "--withdrawn").code == 0
+    assert on_disk() == []
+
+
+def test_a_person_or_what_is_unfinished_but_not_both(fed):
+    assert fed("erase").code == fed("erase", "ana", "--unfinished").code == 2
+    assert on_disk()
+
+
+def test_old_words_that_no_consent_covered_go_and_those_that_one_covered_stay(fed):
+    from plumbline.stores import Ledger
+
+    fed.write("events.jsonl", rewrite(3, "eve", CANARY.upper()))
+    fed("feedback", "import", "events.jsonl", "--source", "app")
+    assert "0 events from before" in fed("feedback", "retention", "--older-than", "30d").out
+    with Ledger(Path(".plumbline/ledger.sqlite")) as ledger:
+        ledger.database.execute("UPDATE inbox SET received_at = '2020-01-01T00:00:00.000000Z'")
+    counted = fed("feedback", "retention", "--older-than", "4w", "--dry-run").out
+    assert "1 event from before" in counted and "words would be erased\n         1  no_consent\n" in counted
+    done = fed("feedback", "retention", "--older-than", "30d", "--json").json
+    assert (done["events"], done["quarantined"], done["dry_run"]) == ({"no_consent": 1}, {}, False)
+    assert CANARY.upper().encode() not in Path(".plumbline/ledger.sqlite").read_bytes()
+    assert fed("feedback", "retention", "--older-than", "30d", "--json").json["events"] == {}
+
+
+@pytest.mark.parametrize("age", ["", "30", "0d", "-1d", "1y", "999999w", "\u0663d"])
+def test_a_length_of_time_that_is_none_erases_nothing(fed, age):
+    assert fed("feedback", "retention", "--older-than", age).code == 2
+    assert on_disk()

@@ -1,5 +1,7 @@
 """After erasure nothing of a person is left on disk, and everything that was published still verifies."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback import (
+    ConsentDesk,
     IngestionConfig,
     erase,
     load_version,
@@ -16,15 +19,34 @@ from plumbline.feedback import (
     withdraw_and_erase,
 )
 from plumbline.feedback.datasets.publish import signer
+from plumbline.feedback.erase import finish_erasures
 from plumbline.records import PolicyManifest, digest_of
-from plumbline.stores import KeyIndex
+from plumbline.stores import KeyIndex, Ledger
+from plumbline.stores.erasures import ErasureRequests
+from plumbline.stores.projections import erasure_record
 
 CANARY = "zanzibarquux"
 TRAIN_ALL = IngestionConfig(held_out_share=0.0)
+STEPS = ["requested", "removed from assistant", "flagged", "signatures erased", "payloads erased", "recorded"]
 
 
 class Killed(BaseException):
     pass
+
+
+def kill_at(step: str) -> Callable[[str], None]:
+    def failpoint(reached: str) -> None:
+        if reached == step:
+            raise Killed
+
+    return failpoint
+
+
+def open_with_drawn_keys(house: Any) -> None:
+    """As in production: a subject's key is drawn, so an erased one never comes back."""
+    house.ledger.close()
+    house.ledger = Ledger(house.root / "ledger.db", clock=house.clock)
+    house.desk = ConsentDesk(house.ledger, house.names)
 
 
 def with_canary(house: Any) -> Any:
@@ -132,27 +154,98 @@ def test_nearly_the_words_of_an_erased_person_are_new_words(house: Any) -> None:
     assert ids and len(index.find(keys[0])[1]) == 0
 
 
-@pytest.mark.parametrize(
-    "step", ["removed from assistant", "flagged", "events erased", "signatures erased", "payloads erased"]
-)
+@pytest.mark.parametrize("step", STEPS)
 def test_an_erasure_killed_at_any_step_is_finished_by_calling_again(house: Any, step: str) -> None:
     _, policy = with_canary(house)
     house.desk.withdraw("canary person")
     subject = house.names.of("canary person")
-
-    def failpoint(reached: str) -> None:
-        if reached == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        erase(house.ledger, house.blobs, subject, on_step=failpoint)
+        erase(house.ledger, house.blobs, subject, on_step=kill_at(step))
     house.ledger.close()
     house.open()
     load_version(house.ledger, house.blobs, "assistant", 2)  # readable meanwhile
-    erase(house.ledger, house.blobs, subject)
+    done = erase(house.ledger, house.blobs, subject)
     assert bytes_with(house, CANARY) == []
+    figures = (done.events, done.payloads)
+    assert figures == ((0, 0) if step == "recorded" else (3, 1)), "a kill takes nothing off what is recorded"
+    record = erasure_record(house.ledger, subject)
+    assert record is not None and (record.events, record.payloads) == (3, 1)
     assert prove_absent(house.ledger, house.blobs, subject, "assistant").version == 3
     assert house.ledger.releases.flags(policy.digest) == [(subject, "retrain", "the subject withdrew consent")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whoever_consents_again_after_a_kill_is_erased_up_to_what_they_asked_and_keeps_their_new_words(
+    house: Any, step: str
+) -> None:
+    open_with_drawn_keys(house)
+    _, policy = with_canary(house)
+    with pytest.raises(Killed):
+        withdraw_and_erase(
+            house.ledger, house.blobs, house.desk, "canary person", remediation="retire", on_step=kill_at(step)
+        )
+    open_with_drawn_keys(house)
+    house.consent("canary person")
+    house.post(house.rewrite("canary person", "what is a cup", "a cup holds tea"))
+    runs = [house.ingest(config=TRAIN_ALL) for _ in range(2)]  # what waited is published without them first
+    assert sum(run.accepted for run in runs) == 1
+    subject = house.names.of("canary person")
+
+    (done,), waiting = finish_erasures(house.ledger, house.blobs)
+    assert (done.subject, done.events, waiting) == (subject, 3, [])
+    assert bytes_with(house, CANARY) == []
+    head = load_version(house.ledger, house.blobs, "assistant")
+    assert [example.target for _, example in head.examples if "cup" in example.target] == ["a cup holds tea"]
+    assert head.erased == ()
+    for version in house.ledger.publications.versions("assistant"):
+        manifest = load_version(house.ledger, house.blobs, "assistant", version.version).manifest
+        assert verify(house.ledger, house.blobs, manifest).problems == ()
+    assert house.ledger.releases.flags(policy.digest) == [(subject, "retire", "the subject withdrew consent")]
+    assert finish_erasures(house.ledger, house.blobs) == ([], [])
+    house.post(house.rewrite("canary person", "what is a lid", "a lid shuts a pot"))
+    assert house.ingest(config=TRAIN_ALL).accepted == 1, "the new words are whole under their new key"
+
+
+def test_an_erasure_that_was_asked_for_while_consent_had_run_out_ends_in_the_head_too(house: Any) -> None:
+    house.desk.give("canary person", ["training"], house.notice, valid_until=house.now + timedelta(days=1))
+    house.post(house.rewrite("canary person", f"what is {CANARY}", "a word"))
+    house.publish_seeds()
+    house.ingest(config=TRAIN_ALL)
+    house.wait(days=2)
+    subject = house.names.of("canary person")
+    with pytest.raises(Killed):
+        erase(house.ledger, house.blobs, subject, on_step=kill_at("requested"))
+    house.consent("canary person")
+    assert house.ledger.publications.uncovered("assistant") == set()
+    finish_erasures(house.ledger, house.blobs)
+    assert bytes_with(house, CANARY) == []
+    assert prove_absent(house.ledger, house.blobs, subject, "assistant").version == 3
+
+
+def test_withdrawal_and_request_are_one_commit(house: Any, monkeypatch: Any) -> None:
+    with_canary(house)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ErasureRequests, "ask", killed)
+        withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person")
+    assert house.desk.covers("canary person", "training").covered
+    assert finish_erasures(house.ledger, house.blobs) == ([], [])
+    assert bytes_with(house, CANARY)
+
+
+def test_an_erasure_that_another_worker_carries_out_is_left_to_it(house: Any) -> None:
+    with_canary(house)
+    with pytest.raises(Killed):
+        withdraw_and_erase(house.ledger, house.blobs, house.desk, "canary person", on_step=kill_at("requested"))
+    (request,) = ErasureRequests(house.ledger.database).open()
+    house.ledger.runs.acquire_lease(f"erasure/{request.sequence}", "elsewhere/1")
+    done, ((subject, error),) = finish_erasures(house.ledger, house.blobs)
+    assert (done, subject) == ([], house.names.of("canary person")) and "worked on by elsewhere" in error.fact
+    house.wait(minutes=2)
+    assert [one.subject for one in finish_erasures(house.ledger, house.blobs)[0]] == [subject]
 
 
 def test_nobody_is_erased_whose_consent_still_holds(house: Any) -> None:

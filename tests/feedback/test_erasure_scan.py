@@ -16,6 +16,7 @@ from backends import Backend, backend, postgresql, s3  # noqa: F401
 
 from plumbline.feedback import prove_absent, verify, withdraw_and_erase
 from plumbline.feedback.datasets.reading import load_manifest
+from plumbline.feedback.erase import finish_erasures
 from plumbline.feedback.review.desk import ReviewDesk
 from plumbline.records import Label, Rubric, Rule
 from plumbline.stores.blobs import open_blobs
@@ -106,3 +107,38 @@ def test_after_erasure_no_byte_on_any_disk_holds_a_word_that_only_this_person_sa
         store.post([store.event(LEAVING, "rewrite", f"what is {word}", text=f"{word} is a word", answer=f"no {word}")])
         store.ledger.database.truncate_log()
         assert scan(word) == [], "a late copy brought it back"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.slow
+def test_an_erasure_that_was_killed_before_the_person_came_back_leaves_no_byte_either(
+    backend: Backend,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    word, new = "w" + secrets.token_hex(8), "n" + secrets.token_hex(8)
+
+    def kill(step: str) -> None:
+        raise Killed
+
+    with Store(tmp_path, ledger_at=backend.ledger, open_blobs=lambda: open_blobs(backend.blobs)) as store:
+        scan = scanner(backend, tmp_path)
+        store.seed()
+        store.give(*PEOPLE, LEAVING)
+        say_everywhere(store, word)
+        with pytest.raises(Killed):
+            withdraw_and_erase(store.ledger, store.blobs, store.desk, LEAVING, on_step=kill)
+        store.give(LEAVING)
+        store.post([store.event(LEAVING, "rewrite", f"what is {new}", text=f"{new} is another word")])
+        store.ingest()
+        store.ingest()
+        assert scan(word)
+        (done,), waiting = finish_erasures(store.ledger, store.blobs)
+        assert waiting == [] and done.payloads == 1
+        assert scan(word) == [] and scan(new)
+        for version in store.ledger.publications.versions(DATASET):
+            assert verify(
+                store.ledger, store.blobs, load_manifest(store.ledger, store.blobs, DATASET, version.version)
+            ).valid

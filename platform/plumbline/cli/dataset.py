@@ -6,7 +6,7 @@ Exit codes: 0 done, 2 an error with a remedy; `verify` also exits 2 when the ver
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from plumbline.cli.copies import card, export, exports
 from plumbline.cli.options import as_json, dataset_name, open_blobs, open_ledger, print_json, stores
 from plumbline.cli.printing import progress, table
 from plumbline.cli.references import find_version, open_version
+
+if TYPE_CHECKING:
+    from plumbline.stores import Ledger, Published
 
 
 @click.group()
@@ -193,7 +196,10 @@ def show(reference: str, version: int | None, json_out: bool, ledger: Path, blob
 @as_json
 @stores
 def diff_(references: tuple[str, ...], examples: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
-    """What came and what left between two versions: A B, or NAME OLDER NEWER. Answers after erasure too."""
+    """What came and what left between two versions: A B, or NAME OLDER NEWER. Answers after erasure too.
+
+    NAME OLDER compares with the newest version; one version alone with the one before it.
+    """
     from collections import Counter
 
     from plumbline.console.words import visible
@@ -201,9 +207,7 @@ def diff_(references: tuple[str, ...], examples: bool, json_out: bool, ledger: P
     from plumbline.feedback import diff
     from plumbline.stores.departures import departures
 
-    if len(references) == 3:
-        references = (f"{references[0]}@{references[1]}", f"{references[0]}@{references[2]}")
-    if len(references) != 2:
+    if len(references) > 3:
         raise PlumblineError(
             f"{len(references)} versions are named",
             consequence="nothing was compared",
@@ -211,7 +215,7 @@ def diff_(references: tuple[str, ...], examples: bool, json_out: bool, ledger: P
         )
     store = open_ledger(ledger, must_exist=True)
     open_blobs(blobs, must_exist=True)
-    older, newer = (find_version(store, reference) for reference in references)
+    older, newer = two_versions(store, references)
     if older.dataset != newer.dataset:
         raise PlumblineError(
             f"{older.dataset} and {newer.dataset} are two datasets",
@@ -243,6 +247,28 @@ def diff_(references: tuple[str, ...], examples: bool, json_out: bool, ledger: P
             said = f"  {one.why} in version {one.version}" if one else ""
             said += f", erased on {one.erased_at[:10]}" if one and one.erased_at else ""
             click.echo(f"- {address}{said}")
+
+
+def two_versions(store: "Ledger", references: tuple[str, ...]) -> "tuple[Published, Published]":
+    """The versions to compare, by the one to three words that name them."""
+    from plumbline.errors import PlumblineError
+
+    first, *numbers = references
+    if numbers and all(one.isascii() and one.isdigit() and len(one) < 8 for one in numbers) and "@" not in first:
+        both = [find_version(store, first, int(one)) for one in numbers]
+        return both[0], both[1] if len(both) == 2 else find_version(store, first)
+    if len(references) == 3:
+        references = (f"{first}@{numbers[0]}", f"{first}@{numbers[1]}")
+    if len(references) == 2:
+        return find_version(store, references[0]), find_version(store, references[1])
+    newer = find_version(store, first)
+    if newer.version == 1:
+        raise PlumblineError(
+            f"{newer.dataset}@1 is the first version",
+            consequence="nothing was compared: there is none before it",
+            remedy=f"see what it holds: plumb dataset show {newer.dataset}@1",
+        )
+    return find_version(store, newer.dataset, newer.version - 1), newer
 
 
 @dataset.command("verify")

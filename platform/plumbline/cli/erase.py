@@ -4,16 +4,21 @@ Exit codes: 0 erased, 2 an error with a remedy (the withdrawal, if it was made, 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from plumbline.cli.options import as_json, open_blobs, open_ledger, print_json, stores, tenant_key
 
+if TYPE_CHECKING:
+    from plumbline.feedback import ErasureResult
+    from plumbline.stores import BlobStore, Ledger
+
 REMEDIATIONS = ("retrain", "adapter-removal", "retire", "no-action", "unsupported")
 
 
 @click.command()
-@click.argument("identity")
+@click.argument("identity", required=False)
 @click.option(
     "--remediation",
     type=click.Choice(REMEDIATIONS),
@@ -23,41 +28,77 @@ REMEDIATIONS = ("retrain", "adapter-removal", "retire", "no-action", "unsupporte
 )
 @click.option("--reason", default="the subject withdrew consent", show_default=True)
 @click.option("--actor", default="command line", show_default=True, help="Who decides the remediation.")
+@click.option("--withdrawn", is_flag=True, help="Only if consent does not hold any more: withdraw nothing.")
+@click.option("--unfinished", is_flag=True, help="Nobody new: only finish what a killed call left.")
 @as_json
 @stores
-def erase(identity: str, remediation: str, reason: str, actor: str, json_out: bool, ledger: Path, blobs: Path) -> None:
+def erase(
+    identity: str | None,
+    withdrawn: bool,
+    unfinished: bool,
+    json_out: bool,
+    ledger: Path,
+    blobs: Path,
+    **recorded: Any,
+) -> None:
     """Withdraw everything IDENTITY consented to, publish the versions without them, and erase their words, salts and
     signatures from every version, the inbox, reviews and freed disk pages. Digests and roots verify as before.
 
     IDENTITY is the person as their source knows them, their pseudonym (s-...), or the digest of that pseudonym.
+
+    Whatever a killed call left of an erasure, of this person or another, is finished too.
     """
     from plumbline.feedback import ConsentDesk
     from plumbline.feedback.erase import erase_or_withdraw
     from plumbline.stores.projections import resolve_subject
 
+    if (identity is None) != unfinished:
+        raise click.UsageError("name one IDENTITY, or pass --unfinished")
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
-    identity = resolve_subject(store, identity)
-    desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
-    done = erase_or_withdraw(store, kept, desk, identity, remediation=remediation, reason=reason, actor=actor)  # type: ignore[arg-type]
+    shown: dict[str, Any] = {}
+    if identity is not None:
+        identity = resolve_subject(store, identity)
+        desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
+        done = erase_or_withdraw(store, kept, desk, identity, withdraw=not withdrawn, **recorded)
+        shown = in_json(done, recorded["remediation"])
+        if not json_out:
+            tell(done, recorded["remediation"])
+    finished, waiting = finish(store, kept)
     if json_out:
-        print_json(
-            {
-                "subject": done.subject,
-                "consent_sequence": done.consent_sequence,
-                "versions": [
-                    {"dataset": one.dataset, "version": one.version, "digest": one.digest} for one in done.versions
-                ],
-                "events": done.events,
-                "payloads": done.payloads,
-                "labels": done.labels,
-                "policies": list(done.policies),
-                "remediation": remediation,
-                "copies": [{"location": one.location, "version": one.version} for one in done.copies],
-                "remains": list(done.remains),
-                "proof": done.proof,
-            }
-        )
-        return
+        print_json({**shown, "finished": finished, "waiting": waiting})
+    elif unfinished and not finished and not waiting:
+        click.echo("no erasure is unfinished")
+
+
+def finish(store: "Ledger", blobs: "BlobStore") -> tuple[list[str], list[str]]:
+    """Finish what killed erasures left, and say so on standard error. The subjects that are done, and that wait."""
+    from plumbline.feedback.erase import finish_erasures
+
+    finished, waiting = finish_erasures(store, blobs)
+    for one in finished:
+        click.echo(f"the erasure of {one.subject}, which had been cut short, is finished", err=True)
+    for subject, error in waiting:
+        click.echo(f"the erasure of {subject} is not finished: {error.fact} ({error.remedy})", err=True)
+    return [one.subject for one in finished], [subject for subject, _ in waiting]
+
+
+def in_json(done: "ErasureResult", remediation: str) -> dict[str, Any]:
+    return {
+        "subject": done.subject,
+        "consent_sequence": done.consent_sequence,
+        "versions": [{"dataset": one.dataset, "version": one.version, "digest": one.digest} for one in done.versions],
+        "events": done.events,
+        "payloads": done.payloads,
+        "labels": done.labels,
+        "policies": list(done.policies),
+        "remediation": remediation,
+        "copies": [{"location": one.location, "version": one.version} for one in done.copies],
+        "remains": list(done.remains),
+        "proof": done.proof,
+    }
+
+
+def tell(done: "ErasureResult", remediation: str) -> None:
     click.echo(f"{done.subject} is erased as of consent entry {done.consent_sequence}")
     click.echo(f"  overwritten: events {done.events}, payloads {done.payloads}, reasons of reviewers {done.labels}")
     for one in done.versions:

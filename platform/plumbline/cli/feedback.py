@@ -1,13 +1,31 @@
-"""`plumb feedback`: events from a file, and what was kept apart."""
+"""`plumb feedback`: events from a file, what was kept apart, and for how long words of people who never agreed stay."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from plumbline.cli.options import AT_LEAST_ONE, as_json, open_ledger, print_json, stores, tenant_key
+
+
+class Age(click.ParamType[timedelta]):
+    """A length of time: hours, days or weeks."""
+
+    name = "30d, 12h, 4w"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no length of time: give hours, days or weeks, such as 12h, 30d or 4w", param, ctx)
+        number = int(found[1])
+        return {"h": timedelta(hours=number), "d": timedelta(days=number), "w": timedelta(weeks=number)}[found[2]]
 
 
 @click.group()
@@ -73,6 +91,34 @@ def quarantine(bodies: bool, limit: int, json_out: bool, ledger: Path, blobs: Pa
         click.echo(f"{one['events']:8d}  refused at the door: {one['reason']} ({one['source']})")
     for event in shown if bodies else ():
         click.echo(f"{event['sequence']}  {event['source']}/{event['id']}  {event['reason']}  {event['body']}")
+
+
+@feedback.command()
+@click.option("--older-than", type=Age(), required=True, help="How old words must be to go.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be erased.")
+@as_json
+@stores
+def retention(older_than: timedelta, dry_run: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Erase old words that no consent covered when they came: nothing may ever use them.
+
+    Event keys stay, so that a late copy brings nothing back. What a consent covered once stays until it is erased.
+    """
+    from plumbline.cli.printing import many
+    from plumbline.stores.retention import forget_unconsented
+
+    found = forget_unconsented(open_ledger(ledger, must_exist=True), older_than, dry_run=dry_run)
+    if json_out:
+        counts = {"events": dict(found.events), "quarantined": dict(found.quarantined), "kept": found.kept}
+        print_json({"before": found.before, "dry_run": dry_run, **counts})
+        return
+    total = found.events.total() + found.quarantined.total()
+    did = "would be erased" if dry_run else "erased"
+    click.echo(f"{many(total, 'event')} from before {found.before[:16]}Z that no consent covered: words {did}")
+    for reason, number in found.events.most_common():
+        click.echo(f"  {number:8d}  {reason}")
+    for reason, number in found.quarantined.most_common():
+        click.echo(f"  {number:8d}  {reason}, kept apart")
+    click.echo(f"{many(found.kept, 'event')} of that time stay: a consent covered them when they came")
 
 
 def redacted(body: str | None) -> str | None:

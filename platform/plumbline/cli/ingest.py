@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--approver", default="data-owner", show_default=True, help="Who approves, with --approve.")
 @click.option("--approvals", type=click.IntRange(1, 20), default=1, show_default=True, help="How many must approve.")
 @click.option("--rubric", help="The rubric in force: a YAML file or a digest (default: the micro-world's).")
+@click.option("--samples", is_flag=True, help="Show a few of the run's texts, as redaction left them.")
 @click.option("--removal", is_flag=True, help="Only remove everyone whose consent ended.")
 @as_json
 @stores
@@ -40,6 +41,7 @@ def ingest(
     approver: str,
     approvals: int,
     rubric: str | None,
+    samples: bool,
     removal: bool,
     json_out: bool,
     ledger: Path,
@@ -49,6 +51,7 @@ def ingest(
 
     Killed anywhere, the same command goes on from the last finished stage.
     """
+    from plumbline.console.words import visible
     from plumbline.feedback import Ingestion
     from plumbline.stores import Approval
 
@@ -82,6 +85,10 @@ def ingest(
         print_json({**in_json(result), "approvals": in_words(result, agreed, approvals)})
     else:
         tell(result, agreed, approvals, store.inbox.last_sequence() - store.runs.sealed_sequence(name))
+    for text in result.redacted_samples if samples else ():
+        click.echo(f"  redacted, for example: {visible(text)}", err=json_out)
+    if samples and not result.redacted_samples:
+        click.echo("  no text of this run was redacted", err=json_out)
 
 
 def pseudonyms(ledger: Path | str, store: "Ledger") -> "Callable[[str], str]":
@@ -130,10 +137,15 @@ def in_json(result: "IngestionResult") -> dict[str, object]:
 
 def tell(result: "IngestionResult", agreed: "Sequence[str]", required: int, waiting: int) -> None:
     """What a run did, for people: the account of every event, what was redacted, and what is next."""
+    if result.state == "no_change" and not result.sealed:
+        newest = f"; the newest version is {result.version.version}: {result.version.digest}" if result.version else ""
+        click.echo(f"{result.dataset}: the inbox holds nothing new{newest}")
+        return
     click.echo(f"{result.dataset}: {result.state.replace('_', ' ')}")
     click.echo(f"  {result.sealed} sealed = {result.accepted} accepted + {sum(result.rejected.values())} refused")
     for reason, count in sorted(result.rejected.items()):
-        click.echo(f"    {count:6d}  {reason}")
+        hint = "  (plumb review open)" if reason == "selected_for_review" else ""
+        click.echo(f"    {count:6d}  {reason}{hint}")
     if result.sealed:
         found = ", ".join(f"{count} {name}" for name, count in sorted(result.redactions.items())) or "nothing found"
         click.echo(f"  redacted: {found}; not detected: {', '.join(_not_detected())} (recall: plumb redact check)")

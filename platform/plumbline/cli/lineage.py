@@ -3,8 +3,10 @@
 Everything printed comes from the content-free skeleton in the ledger: sequences, addresses, digests, intervals.
 """
 
+import functools
 import re
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +16,8 @@ from plumbline.cli.options import as_json, open_ledger, print_json, stores, tena
 from plumbline.cli.references import find_version
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from plumbline.stores import Ledger
 
 
@@ -27,16 +31,20 @@ def lineage() -> None:
 @as_json
 @stores
 def subject(identity: str, json_out: bool, ledger: Path, blobs: Path) -> None:
-    """Everything that IDENTITY (or a pseudonym) became part of, and the exports that still hold them."""
+    """Everything that IDENTITY became part of, and the exports that still hold them.
+
+    IDENTITY is the person as their source knows them, their pseudonym (s-...), or the digest of that pseudonym.
+    """
     from plumbline.cli.trees import subject_tree
+    from plumbline.stores.projections import resolve_subject
 
     store = open_ledger(ledger, must_exist=True)
+    identity = resolve_subject(store, identity)
     found = store.lineage.of_subject(tenant_key(ledger, store, identity=identity).of(identity))
     exports = store.exports.holding(found.subject)
-    if json_out:
-        print_json({**asdict(found), "exports": [asdict(export) for export in exports]})
-        return
-    _print(subject_tree(store, found, exports))
+    if not (found.events or found.memberships or store.consent.entries(found.subject)):
+        click.echo("nobody in the ledger is known by this name", err=True)
+    _say(json_out, {**plain(found), "exports": list(map(plain, exports))}, lambda: subject_tree(store, found, exports))
 
 
 @lineage.command()
@@ -53,12 +61,10 @@ def example(address: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     found = store.lineage.example(address)
     if found is None:
         _unknown(f"no dataset ever held the example {address}", "see `plumb dataset diff A B --examples` for addresses")
-    if json_out:
-        reviewers = store.reviews.reviewers_of(found.event.sequence) if found.event else ()
-        runs = [asdict(run) for run in _runs(store, found.memberships)]
-        print_json({**asdict(found), "runs": runs, "reviewers": list(reviewers)})
-        return
-    _print(example_tree(store, found))
+    reviewers = store.reviews.reviewers_of(found.event.sequence) if found.event else ()
+    runs = list(map(plain, _runs(store, found.memberships)))
+    in_json = {**plain(found), "runs": runs, "reviewers": list(reviewers)}
+    _say(json_out, in_json, lambda: example_tree(store, found))
 
 
 @lineage.command()
@@ -79,12 +85,9 @@ def event(event: str, json_out: bool, ledger: Path, blobs: Path) -> None:
         last = store.inbox.last_sequence()
         have = f"the inbox holds events 1 to {last}; pass a number, or SOURCE/ID" if last else "the inbox is empty"
         _unknown(f"the inbox holds no event {event!r}", have)
-    if json_out:
-        said = store.reviews.reviewers_of
-        print_json([{**asdict(one), "reviewers": list(said(one.event.sequence))} for one in found])
-        return
-    for one in found:
-        _print(event_tree(store, one))
+    said = store.reviews.reviewers_of
+    in_json = [{**plain(one), "reviewers": list(said(one.event.sequence))} for one in found]
+    _say(json_out, in_json, *(functools.partial(event_tree, store, one) for one in found))
 
 
 @lineage.command()
@@ -98,10 +101,7 @@ def dataset(reference: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     store = open_ledger(ledger, must_exist=True)
     found = store.lineage.dataset(find_version(store, reference))
     exports = store.exports.of_version(found.version.dataset, found.version.version)
-    if json_out:
-        print_json({**asdict(found), "exports": [asdict(export) for export in exports]})
-        return
-    _print(dataset_tree(store, found, exports))
+    _say(json_out, {**plain(found), "exports": list(map(plain, exports))}, lambda: dataset_tree(store, found, exports))
 
 
 @lineage.command()
@@ -115,10 +115,7 @@ def policy(digest: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     store = open_ledger(ledger, must_exist=True)
     found = store.lineage.of_policy(_policy(store, digest))
     assert found is not None
-    if json_out:
-        print_json(asdict(found))
-        return
-    _print(policy_tree(store, found))
+    _say(json_out, plain(found), lambda: policy_tree(store, found))
 
 
 def _policy(store: "Ledger", given: str) -> str:
@@ -143,11 +140,25 @@ def _runs(store: "Ledger", memberships: Any) -> list[Any]:
     return [store.lineage.run(one.run_key) for one in found if one is not None]
 
 
-def _print(tree: Any) -> None:
-    """A line is never cut: the terminal may wrap it, and a pipe gets it whole."""
+def plain(value: Any) -> Any:
+    """Records as JSON has them: named fields, also of named tuples."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: plain(one) for name, one in value._asdict().items()}
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _say(json_out: bool, in_json: Any, *trees: "Callable[[], Tree]") -> None:
+    """JSON, or trees. A line is never cut: the terminal may wrap it, and a pipe gets it whole."""
     from rich.console import Console
 
-    Console(width=1000, highlight=False, soft_wrap=True).print(tree)
+    if json_out:
+        print_json(in_json)
+        return
+    console = Console(width=1000, highlight=False, soft_wrap=True)
+    for tree in trees:
+        console.print(tree())
 
 
 def _unknown(fact: str, remedy: str) -> NoReturn:

@@ -8,9 +8,9 @@ from plumbline.cli.options import open_ledger, tenant_key
 
 if TYPE_CHECKING:
     from plumbline.feedback.pseudonyms import Pseudonyms
-    from plumbline.feedback.review.agreement import Agreement
     from plumbline.feedback.review.desk import ReviewDesk, Task
     from plumbline.records import Label, Rubric
+    from plumbline.statistics.agreement import Agreement
 
 
 def open_desk(ledger: Path) -> "ReviewDesk":
@@ -36,7 +36,7 @@ def names_of(desk: "ReviewDesk", ledger: Path, people: list[str]) -> "Pseudonyms
 
 def rubric_of(desk: "ReviewDesk", named: str | None) -> "Rubric":
     """The rubric that is named, or the one that items were opened under last."""
-    from plumbline.cli.evaluate import read_rubric
+    from plumbline.cli.gate import read_rubric
     from plumbline.errors import PlumblineError
 
     if named and not re.fullmatch("sha256:[0-9a-f]{64}", named):

@@ -27,13 +27,14 @@ from plumbline.feedback.datasets.reading import (
     members_of,
     verify,
 )
+from plumbline.feedback.datasets.removal import publish_removal
 from plumbline.feedback.datasets.seed import publish_seed_version
 from plumbline.feedback.erase import (
     AbsenceProof,
     ErasureResult,
     erase,
+    finish_erasures,
     prove_absent,
-    publish_removal,
     withdraw_and_erase,
 )
 from plumbline.feedback.importers import import_dataset, read_examples, read_preferences
@@ -71,6 +72,7 @@ __all__ = [
     "Verification",
     "diff",
     "erase",
+    "finish_erasures",
     "import_dataset",
     "import_file",
     "load_candidate",

@@ -2,11 +2,15 @@
 
 In this order, each step repeatable, so that a kill anywhere is mended by calling again:
 
-1. the withdrawal is in the ledger: from here on no publication can contain the person;
+1. in one transaction: the withdrawal, from which on no publication can contain the person; the request to erase, which
+   stays open until the last step; and the words of their events, their key and what reviewers wrote about them go;
 2. every dataset whose head holds them gets a removal-only version, which needs no approval;
 3. policies trained on them (or built on one that was) are flagged with a recorded remediation;
-4. payloads, salts, signatures, the subject's key, their events' words and what reviewers wrote about them are erased,
-   from all versions and from what candidates left behind; freed pages are overwritten and the log is emptied.
+4. payloads, salts and signatures are erased, from all versions and from what candidates left behind; freed pages are
+   overwritten and the log is emptied.
+
+A request that nobody carried to its end is found by `finish_erasures`, and finished whatever the person did since: who
+consents again is a new voice, whose new words stay, and what they said before is gone all the same.
 
 What stays is content-free: addresses, sequences, counts. Roots and digests verify as before. A policy that was
 trained on the data is not "unlearned" by any of this, and nothing here says so.
@@ -18,11 +22,35 @@ from dataclasses import dataclass
 from plumbline.errors import PlumblineError
 from plumbline.feedback.consent import ConsentDesk
 from plumbline.feedback.datasets.history import History, sweep_staged
-from plumbline.feedback.datasets.publish import code_digest, compose, publish_version, signer
+from plumbline.feedback.datasets.publish import signer
 from plumbline.feedback.datasets.reading import load_manifest, members_of, verify
-from plumbline.records import GRANTS, digest_of
-from plumbline.stores import BlobStore, Export, Lease, Ledger, Published, Remediation
+from plumbline.feedback.datasets.removal import publish_removal
+from plumbline.records import GRANTS
+from plumbline.stores import (
+    BlobStore,
+    ConsentLost,
+    Export,
+    HeadMoved,
+    Ledger,
+    Published,
+    Remediation,
+)
+from plumbline.stores.erasures import ErasureRequest, ErasureRequests
 from plumbline.stores.projections import erasure_record
+from plumbline.stores.runs import this_worker
+
+__all__ = [
+    "AbsenceProof",
+    "ErasureResult",
+    "erase",
+    "erase_or_withdraw",
+    "finish_erasures",
+    "prove_absent",
+    "publish_removal",
+    "withdraw_and_erase",
+]
+_ATTEMPTS = 8  # removals while others publish on the same head, before a person should look
+OnStep = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,36 +83,6 @@ class AbsenceProof:
     consent_sequence: int
 
 
-def publish_removal(
-    ledger: Ledger, blobs: BlobStore, dataset: str, *, run_key: str | None = None, lease: Lease | None = None
-) -> Published | None:
-    """Publish the head without everyone whose consent ended. None when there is nobody to remove."""
-    consent = ledger.consent.require_valid()  # before looking who left: whoever leaves after it is asked about again
-    head = ledger.publications.head(dataset)
-    lost = ledger.publications.uncovered(dataset)
-    if head is None or not lost:
-        return None
-    parent = load_manifest(ledger, blobs, dataset)
-    key = run_key or digest_of(
-        {"run": "removal", "dataset": dataset, "parent": head.digest, "consent": consent.sequence}
-    )
-    version = compose(
-        ledger,
-        dataset,
-        parent,
-        None,
-        ledger.publications.of_subjects(dataset, sorted(lost)),
-        run_key=key,
-        rubric=parent.rubric,
-        policy_text=parent.policy_text,
-        code=code_digest(),
-        consent=consent,
-        licence=parent.licence,
-        reason="withdrawal",
-    )
-    return publish_version(ledger, blobs, version, lease=lease)
-
-
 def erase(
     ledger: Ledger,
     blobs: BlobStore,
@@ -93,67 +91,25 @@ def erase(
     remediation: Remediation = "retrain",
     reason: str = "the subject withdrew consent",
     actor: str = "erasure",
-    on_step: Callable[[str], None] = lambda _: None,
+    on_step: OnStep = lambda _: None,
 ) -> ErasureResult:
-    """Carry out a withdrawal that is in the ledger, to the last byte. PlumblineError when none is: consent that
-    still holds is withdrawn first (`withdraw_and_erase` does both)."""
-    head = ledger.consent.head()
-    coverage = ledger.consent.covers(subject, "training", head.sequence, ledger.database.clock())
-    if coverage.covered:
-        raise PlumblineError(
-            "the subject's consent to training still holds",
-            consequence="nothing is erased",
-            remedy="withdraw the consent first",
-        )
-    trained = ledger.lineage.of_subject(subject).policies
-    versions = []
-    for dataset in ledger.publications.datasets():
-        removal = publish_removal(ledger, blobs, dataset)
-        if removal is not None:
-            versions.append(removal)
-            on_step(f"removed from {dataset}")
-    held = [one for one in ledger.publications.datasets() if ledger.publications.with_members(one, [subject])]
-    if held:
-        raise PlumblineError(
-            f"the head of {', '.join(held)} still holds the subject",
-            consequence="nothing of theirs is erased yet: a head with a hole in it would be no version",
-            remedy="withdraw their consent (`plumb consent withdraw`), then erase again",
-        )
-    for policy in trained:
-        ledger.releases.flag(policy.policy, subject, remediation, reason=reason, actor=actor)
-    on_step("flagged")
+    """Carry out a withdrawal that is in the ledger, to the last byte, or what is left of a request that was made before
+    the person consented again. PlumblineError when consent holds and there is no such request: it is withdrawn first
+    (`withdraw_and_erase` does both)."""
     with ledger.database.transaction():
-        events = ledger.inbox.erase(subject)
-        labels = ledger.reviews.erase(subject)
-        ledger.subjects.erase(subject)
-    on_step("events erased")
-    ledger.payloads.drop_unpublished(blobs)
-    sweep_staged(ledger, blobs)
-    theirs = ledger.publications.memberships("subject = ?", (subject,))
-    for dataset in sorted({member.dataset for member in theirs}):
-        ids = [member.id for member in theirs if member.dataset == dataset]
-        History(ledger, blobs, dataset, signer(ledger)).forget(ids)
-    on_step("signatures erased")
-    payloads = ledger.payloads.erase(blobs, theirs)
-    blobs.sweep()
-    on_step("payloads erased")
-    if payloads or events or erasure_record(ledger, subject) is None:  # one that found nothing left adds no record
-        ledger.payloads.record_erasure(subject, head.sequence, payloads=payloads, events=events)
-    ledger.database.truncate_log()
-    record = erasure_record(ledger, subject)
-    assert record is not None
-    return ErasureResult(
-        subject=subject,
-        consent_sequence=head.sequence,
-        versions=tuple(versions),
-        payloads=payloads,
-        events=events,
-        labels=labels,
-        policies=tuple(policy.policy for policy in trained),
-        copies=tuple(ledger.exports.holding(subject)),
-        remains=ledger.database.remains(),
-        proof=record.proof,
-    )
+        head = ledger.consent.head()
+        if not ledger.consent.covers(subject, "training", head.sequence, ledger.database.clock()).covered:
+            request = _ask(ledger, subject, remediation, reason, actor)
+        elif unfinished := ErasureRequests(ledger.database).open(subject):
+            request = unfinished[0]
+        else:
+            raise PlumblineError(
+                "the subject's consent to training still holds",
+                consequence="nothing is erased",
+                remedy="withdraw the consent first",
+            )
+    on_step("requested")
+    return _carry_out(ledger, blobs, request, on_step)
 
 
 def withdraw_and_erase(
@@ -165,10 +121,122 @@ def withdraw_and_erase(
     remediation: Remediation = "retrain",
     reason: str = "the subject withdrew consent",
     actor: str = "erasure",
+    on_step: OnStep = lambda _: None,
 ) -> ErasureResult:
-    """One call: withdraw everything a person gave, then erase. Safe to call again after a crash."""
-    entry = desk.withdraw(identity)
-    return erase(ledger, blobs, entry.subject, remediation=remediation, reason=reason, actor=actor)
+    """One call: withdraw everything a person gave, then erase. Withdrawal and request are one commit. Safe to call
+    again after a crash."""
+    with ledger.database.transaction():
+        entry = desk.withdraw(identity)
+        request = _ask(ledger, entry.subject, remediation, reason, actor)
+    on_step("requested")
+    return _carry_out(ledger, blobs, request, on_step)
+
+
+def finish_erasures(ledger: Ledger, blobs: BlobStore) -> tuple[list[ErasureResult], list[tuple[str, PlumblineError]]]:
+    """Carry out every request that a killed call left open, unless another worker is at it. One look-up when there is
+    none. Returns what was finished, and the subjects that still wait with the reason."""
+    done: list[ErasureResult] = []
+    waiting: list[tuple[str, PlumblineError]] = []
+    for request in ErasureRequests(ledger.database).open():
+        try:
+            done.append(_carry_out(ledger, blobs, request, lambda _: None, alone=True))
+        except PlumblineError as error:
+            waiting.append((request.subject, error))
+    return done, waiting
+
+
+def _ask(ledger: Ledger, subject: str, remediation: Remediation, reason: str, actor: str) -> ErasureRequest:
+    """The request, and the words that no version needs: both or neither, so that what is said later is told apart."""
+    with ledger.database.transaction():
+        events = ledger.inbox.erase(subject)
+        labels = ledger.reviews.erase(subject)
+        ledger.subjects.erase(subject)
+        return ErasureRequests(ledger.database).ask(
+            subject, events=events, labels=labels, remediation=remediation, reason=reason, actor=actor
+        )
+
+
+def _carry_out(
+    ledger: Ledger, blobs: BlobStore, request: ErasureRequest, on_step: OnStep, *, alone: bool = False
+) -> ErasureResult:
+    """What is left of a request, up to where it reaches. `alone`: PlumblineError while another worker is at it."""
+    name, lease = f"erasure/{request.sequence}", None
+    try:
+        lease = ledger.runs.acquire_lease(name, this_worker())
+    except PlumblineError:
+        if alone:
+            raise
+    try:
+        return _steps(ledger, blobs, request, on_step)
+    finally:
+        if lease is not None:
+            ledger.runs.release_lease(lease)
+
+
+def _steps(ledger: Ledger, blobs: BlobStore, request: ErasureRequest, on_step: OnStep) -> ErasureResult:
+    subject, requests = request.subject, ErasureRequests(ledger.database)
+    versions = _without(ledger, blobs, request, on_step)
+    theirs = ledger.publications.memberships(*request.reach)
+    trained = ledger.lineage.trained_on(theirs)
+    for policy in trained:
+        ledger.releases.flag(policy.policy, subject, request.remediation, reason=request.reason, actor=request.actor)
+    on_step("flagged")
+    ledger.payloads.drop_unpublished(blobs)
+    sweep_staged(ledger, blobs)
+    for dataset in sorted({member.dataset for member in theirs}):
+        ids = [member.id for member in theirs if member.dataset == dataset]
+        History(ledger, blobs, dataset, signer(ledger)).forget(ids)
+    on_step("signatures erased")
+    payloads = max(request.payloads, ledger.payloads.erase(blobs, theirs))
+    blobs.sweep()
+    on_step("payloads erased")
+    with ledger.database.transaction():
+        # One that found nothing left adds no record.
+        something = payloads or request.events or erasure_record(ledger, subject) is None
+        if something and not requests.recorded(request):
+            ledger.payloads.record_erasure(subject, request.consent_sequence, payloads=payloads, events=request.events)
+            requests.link(request)
+    on_step("recorded")
+    ledger.database.truncate_log()
+    requests.complete(request)
+    record = erasure_record(ledger, subject)
+    assert record is not None
+    return ErasureResult(
+        subject=subject,
+        consent_sequence=request.consent_sequence,
+        versions=tuple(versions),
+        payloads=payloads,
+        events=request.events,
+        labels=request.labels,
+        policies=tuple(policy.policy for policy in trained),
+        copies=tuple(ledger.exports.holding(subject)),
+        remains=ledger.database.remains(),
+        proof=record.proof,
+    )
+
+
+def _without(ledger: Ledger, blobs: BlobStore, request: ErasureRequest, on_step: OnStep) -> list[Published]:
+    """The removal-only versions that are still missing: of every dataset whose head holds what is to be erased. While
+    others publish, it is asked again."""
+    condition, parameters = request.reach
+    versions: list[Published] = []
+    for dataset in ledger.publications.datasets():
+        for attempt in range(_ATTEMPTS):
+            held = ledger.publications.memberships(
+                f"{condition} AND example.dataset = ? AND example.removed_in IS NULL", (*parameters, dataset)
+            )
+            if not held and not ledger.publications.uncovered(dataset):
+                break
+            try:
+                removal = publish_removal(ledger, blobs, dataset, also=held)
+            except (HeadMoved, ConsentLost):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            if removal is not None:
+                versions.append(removal)
+                on_step(f"removed from {dataset}")
+    return versions
 
 
 def erase_or_withdraw(
@@ -177,12 +245,14 @@ def erase_or_withdraw(
     desk: ConsentDesk,
     identity: str,
     *,
+    withdraw: bool = True,
     remediation: Remediation = "retrain",
     reason: str = "the subject withdrew consent",
     actor: str = "erasure",
 ) -> ErasureResult:
-    """`withdraw_and_erase`, also for somebody who never consented: their events are erased all the same."""
-    if any(entry.action in GRANTS for entry in desk.show(identity)):
+    """`withdraw_and_erase`, also for somebody who never consented: their events are erased all the same. Without
+    `withdraw`, nobody is erased whose consent holds."""
+    if withdraw and any(entry.action in GRANTS for entry in desk.show(identity)):
         return withdraw_and_erase(ledger, blobs, desk, identity, remediation=remediation, reason=reason, actor=actor)
     subject = desk.subject(identity)
     known = ledger.lineage.of_subject(subject)

@@ -152,7 +152,8 @@ def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
     """
     meta, spec = request["metadata"], request["spec"]
     identity = digest_of({"request": meta["uid"], "subject": spec["subject"]})
-    arguments = ["erase", spec["subject"], f"--remediation={spec.get('remediation', 'retrain')}", "--json"]
+    remediation = f"--remediation={spec.get('remediation', 'retrain')}"
+    arguments = ["erase", spec["subject"], "--withdrawn", remediation, "--json"]  # who came back is not sent away
     return _job(
         settings,
         name=f"{meta['name'][:36].rstrip('-.')}-erase-{short(identity)}-{attempt}",

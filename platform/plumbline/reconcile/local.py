@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from plumbline.evaluation import Answers, Observations, answer_suite, compare, decide
-from plumbline.evaluation.judges import ClosedFormJudge
+from plumbline.evaluation.judging.judges import ClosedFormJudge
 from plumbline.feedback import DatasetVersionData, erase, load_version, members_of
 from plumbline.microworld import language, suites
 from plumbline.microworld.recipe import FIRST, SECOND, SftRecipe, microworld_rubric

@@ -328,5 +328,5 @@ def _unknown_notice(name: str) -> PlumblineError:
     return PlumblineError(
         f"the notice {name} is not registered",
         consequence="the consent is not recorded: consent to an unknown text is no consent",
-        remedy="register the notice's text first",
+        remedy="register its text first: `plumb consent notice add ID@VERSION FILE`",
     )

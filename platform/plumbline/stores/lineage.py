@@ -140,7 +140,7 @@ class Lineage:
     def of_subject(self, subject: str) -> SubjectLineage:
         events = self._database.rows("SELECT sequence FROM inbox WHERE subject = ? ORDER BY sequence", (subject,))
         memberships = self._publications.memberships("subject = ?", (subject,))
-        policies = self._trained_on(_spans_of(memberships, trained=True))
+        policies = self.trained_on(memberships)
         erased_at = self.erased_at(subject)
         return SubjectLineage(
             subject=subject,
@@ -153,6 +153,10 @@ class Lineage:
             erased_at=erased_at,
         )
 
+    def trained_on(self, memberships: Iterable[Membership]) -> tuple[TrainedOn, ...]:
+        """Policies trained on a version whose training split held one of these examples, or built on one that was."""
+        return self._trained_on(_spans_of(memberships, trained=True))
+
     def of_example(self, address: str) -> list[Membership]:
         """Every time an example was in a dataset."""
         return self._publications.find_address(address)
@@ -161,7 +165,7 @@ class Lineage:
         memberships = self.of_example(address)
         if not memberships:
             return None
-        policies = self._trained_on(_spans_of(memberships, trained=True))
+        policies = self.trained_on(memberships)
         sequence, subject = memberships[0].event_sequence, memberships[0].subject
         return ExampleLineage(
             address=address,
@@ -257,7 +261,7 @@ class Lineage:
 
     def _event(self, trace: EventTrace) -> EventLineage:
         memberships = self.of_event(trace.sequence)
-        policies = self._trained_on(_spans_of(memberships, trained=True))
+        policies = self.trained_on(memberships)
         return EventLineage(
             trace, tuple(memberships), self._versions(_spans_of(memberships)), policies, self._releases(policies)
         )

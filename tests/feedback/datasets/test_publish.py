@@ -55,6 +55,74 @@ def test_publishing_the_same_seeds_again_returns_the_version(house: Any) -> None
     assert again.replayed and again.digest == first.digest
 
 
+def held(house: Any, dataset: str = "assistant") -> dict[str, str]:
+    """The head's examples with the side that each is on."""
+    version = load_version(house.ledger, house.blobs, dataset)
+    assert verify(house.ledger, house.blobs, version.manifest).problems == ()
+    return {example.messages[0].content: member.split for member, example in version.examples}
+
+
+def two_authors(house: Any) -> list[Any]:
+    """Ana's and Ben's seeds, two and two of a cluster."""
+    return [one for pair in zip(house.seeds(20, author="ana"), seeds_of_ben(house), strict=True) for one in pair]
+
+
+def seeds_of_ben(house: Any) -> list[Any]:
+    return [
+        one.model_copy(update={"messages": (say("user", f"ben asks {number}"), say("assistant", f"answer {number}"))})
+        for number, one in enumerate(house.seeds(20, author="ben"))
+    ]
+
+
+@pytest.mark.parametrize("removal", ["published", "not yet", "erased"])
+def test_seeds_of_whoever_left_and_consents_again_count_again_on_the_sides_they_had(house: Any, removal: str) -> None:
+    house.consent("ana", "ben")
+    first = seed(house, two_authors(house), held_out_share=0.5)
+    before = held(house)
+    house.desk.withdraw("ana")
+    with pytest.raises(ConsentLost):
+        seed(house, two_authors(house), held_out_share=0.5)
+    if removal == "published":
+        publish_removal(house.ledger, house.blobs, "assistant")
+    elif removal == "erased":
+        withdraw_and_erase(house.ledger, house.blobs, house.desk, "ana")
+    if removal != "not yet":
+        assert len(held(house)) == 20
+    house.consent("ana")
+    again = seed(house, two_authors(house), held_out_share=0.5)
+    assert (again.replayed, again.version) == (False, 3), "the removal is a version of its own"
+    assert held(house) == before and len(set(before.values())) == 2
+    manifest = load_version(house.ledger, house.blobs, "assistant").manifest
+    assert (manifest.accepted, manifest.rejected) == (20, {"duplicate": 20})
+    once_more = seed(house, two_authors(house), held_out_share=0.5)
+    assert once_more.replayed and once_more.digest == again.digest != first.digest
+
+
+def test_they_count_again_as_often_as_their_author_comes_back(house: Any) -> None:
+    house.publish_seeds()
+    made = []
+    for _ in range(3):
+        house.desk.withdraw("demonstrator")
+        publish_removal(house.ledger, house.blobs, "assistant")
+        house.consent("demonstrator")
+        made.append(seed(house).version)
+    assert made == [3, 5, 7] and len(held(house)) == 12
+
+
+def test_seeds_that_left_for_another_reason_do_not_come_back_and_that_is_no_error(house: Any) -> None:
+    """Somebody holds the same prompt out meanwhile: importing the file again changes nothing."""
+    house.consent("ana")
+    one = house.seeds(1, author="ana")
+    first = seed(house, one, splits=["train"])
+    house.desk.withdraw("ana")
+    publish_removal(house.ledger, house.blobs, "assistant")
+    house.publish_seeds(count=1, splits=["held_out"])
+    house.consent("ana")
+    again = seed(house, one, splits=["train"])
+    assert again.digest == first.digest
+    assert held(house) == {"seed question 0": "held_out"}
+
+
 def test_equal_seeds_count_once_and_a_held_out_prompt_is_not_trained_on(house: Any) -> None:
     house.consent("demonstrator")
     one, two = house.seeds(2)
@@ -217,6 +285,6 @@ def test_what_was_refused_is_not_kept(house: Any) -> None:
     withdraw_and_erase(house.ledger, house.blobs, house.desk, "demonstrator")
     with pytest.raises(ConsentLost):
         seed(house, house.seeds(30))
-    assert house.ledger.payloads.unpublished("assistant") == []
+    assert house.ledger.database.value("SELECT COUNT(*) FROM pack WHERE published = 0") == 0
     assert house.ledger.subjects.known([house.names.of("demonstrator")]) == {}
     assert not any(b"seed answer" in path.read_bytes() for path in (house.root / "blobs").rglob("*") if path.is_file())
