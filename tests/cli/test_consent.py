@@ -221,3 +221,15 @@ def test_an_unclear_source_is_refused_without_its_secrets(plumb, given):
 def test_names_that_cannot_be_told_apart_are_refused(plumb, content):
     with pytest.raises(PlumblineError, match="collector was not started"):
         read_sources(plumb.write("sources.json", json.dumps(content)))
+
+
+def test_a_first_consent_without_its_notice_is_told_how_to_register_one_and_leaves_nothing_behind(plumb):
+    said = plumb("consent", "give", "ana", "--notice", "n@1")
+    assert said.faulted("nobody knows the notice n@1", "plumb consent notice add n@1 FILE")
+    assert list(plumb.folder.iterdir()) == []
+
+
+def test_who_withdraws_is_told_that_words_stay_until_they_are_erased(plumb):
+    notice = plumb.write("notice.txt", "we train on what you write")
+    plumb("consent", "give", "ana", "--notice", "n@1", "--notice-text", notice)
+    assert "`plumb erase` erases them" in plumb("consent", "withdraw", "ana").out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbline.records import TYPE_PREFIX, short
+from plumbline.records import TYPE_PREFIX, digest_bytes, short
 
 
 def event(number: int, person: str, asked: str, better: str) -> str:
@@ -115,7 +115,16 @@ def test_diff_says_why_each_example_left_and_answers_after_erasure(fed):
 
 def test_only_versions_of_one_dataset_are_compared(fed):
     assert fed("dataset", "diff", "facts", "other").faulted("two datasets")
-    assert fed("dataset", "diff", "facts").faulted("1 versions are named")
+    assert fed("dataset", "diff", "facts", "1", "2", "3").faulted("4 versions are named")
+
+
+def test_one_version_is_compared_with_the_one_before_it_and_one_number_with_the_newest(fed):
+    newest = fed("dataset", "diff", "facts@2", "facts@3").out
+    assert fed("dataset", "diff", "facts").out == newest
+    assert fed("dataset", "diff", "facts", "2").out == newest
+    assert fed("dataset", "diff", "facts@2").out == fed("dataset", "diff", "facts", "1", "2").out
+    assert fed("dataset", "diff", "facts@1").faulted("facts@1 is the first version")
+    assert fed("dataset", "diff", "facts", "9").faulted("has no version 9")
 
 
 def test_verify_says_sound_and_exits_2_when_it_is_not(fed):
@@ -176,6 +185,14 @@ def test_an_export_into_a_folder_with_other_things_is_refused(fed):
 
 
 # --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_person_is_found_by_the_digest_of_their_pseudonym_and_a_stranger_is_said_to_be_one(fed):
+    named = fed("lineage", "subject", "ben", "--json").json
+    digest = digest_bytes(named["subject"].encode())
+    assert fed("lineage", "subject", digest, "--json").json == named
+    assert fed("lineage", "subject", "sha256:" + "0" * 64).faulted("nobody in the ledger")
+    assert "nobody in the ledger is known" in fed("lineage", "subject", "zoe").err
 
 
 def test_a_subject_is_traced_to_the_copies_that_hold_them(fed):

@@ -22,7 +22,6 @@ from plumbline.feedback.signatures import (
     Places,
     Signatures,
     Signer,
-    jaccard_of,
     near_pairs,
     normalise,
     shingles,
@@ -33,6 +32,12 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 words = st.lists(st.sampled_from(["lamp", "oil", "wick", "Ölkanne", "ﬁre", "A", "a", "\x00", "ß"]), max_size=12).map(
     " ".join
 )
+
+
+def jaccard_of(one: str, other: str) -> float:
+    """Similarity of two texts, exactly and slowly: what `similarity` computes for many."""
+    a, b = shingles(one), shingles(other)
+    return len(a & b) / len(a | b)
 
 
 def planted(pairs: int, length: int, edits: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -208,6 +213,18 @@ def test_signatures_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(runs) == 1
+
+
+def test_a_word_has_one_hash_whatever_was_seen_before_and_however_long_it_is() -> None:
+    """More words than the table of short ones has places, among them some at and over the bound, and with a NUL."""
+    odd = ["fifteen-letters", "sixteen-letters-", "x" * 400, "a", "a\x00", "\x00", "日本語で", "eight888", "nine99999"]
+    texts = [f"{word} {number} w{number}" for number in range(150_000) for word in (odd[number % len(odd)],)]
+    signer = Signer(b"pepper")
+    first, again = signer.sign_many(texts), signer.sign_many(texts[::-1])
+    assert np.array_equal(first.bands, again.bands[::-1])
+    assert np.array_equal(first.texts, again.texts[::-1])
+    for number in (0, 8, 77_777, 149_999):
+        assert np.array_equal(first.bands[number], Signer(b"pepper").sign_many([texts[number]]).bands[0])
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data lies beside the repository and is not here")

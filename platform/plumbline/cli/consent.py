@@ -80,6 +80,8 @@ def give(
     text = None
     if notice_text is not None:
         text = read_text(notice_text, "a notice's text", consequence="no consent was recorded")
+    if text is None and isinstance(ledger, Path) and not ledger.exists():
+        raise no_notice(notice, ledger)
     store = open_ledger(ledger, must_exist=text is None)
     desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity, create=True))
     known = notice_named(store, notice, language, text)
@@ -135,6 +137,7 @@ def withdraw(identity: str, purposes: tuple[str, ...], json_out: bool, ledger: P
     say(entry, f"withdrew {', '.join(entry.purposes)}", json_out)
     if not json_out and "training" in entry.purposes:
         click.echo("no version published from now on contains this subject; `plumb ingest DATASET` makes the removal")
+        click.echo("earlier versions and the inbox still hold their words; `plumb erase` erases them everywhere")
 
 
 @consent.command()
@@ -268,6 +271,16 @@ def notice_named(store: "Ledger", name: str, language: str, text: str | None) ->
     if text is None:
         return store.consent.find_notice(id, version or "1", language=language)
     return store.consent.register_notice(id, version or "1", text, language=language)
+
+
+def no_notice(name: str, ledger: Path) -> Exception:
+    from plumbline.errors import PlumblineError
+
+    return PlumblineError(
+        f"there is no ledger at {ledger}, so nobody knows the notice {name}",
+        consequence="no consent was recorded: consent to an unknown text is no consent",
+        remedy=f"register its text first: `plumb consent notice add {name} FILE`, or pass --notice-text FILE",
+    )
 
 
 def consent_terms(*, evidence: Path | None, categories: tuple[str, ...], **terms: Any) -> Any:

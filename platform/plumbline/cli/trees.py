@@ -34,7 +34,7 @@ def subject_tree(store: "Ledger", found: "SubjectLineage", exports: "Sequence[Ex
     _more(events, len(found.events))
     examples = _branch(tree, many(len(found.memberships), "example"))
     for one in found.memberships[:SHOWN]:
-        examples.add(_line(f"{short(one.address)}  {_stay(one)}"))
+        examples.add(_line(f"{one.address}  {_stay(one)}"))
     _more(examples, len(found.memberships))
     _versions(tree, store, found.versions)
     _policies(tree, store, found.policies, found.releases, subject=found.subject)

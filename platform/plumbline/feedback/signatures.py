@@ -35,7 +35,11 @@ ROWS: Final = 8
 SHINGLE: Final = 3
 NEIGHBOURS: Final = 8  # how many others in a crowded band a text is compared with
 
-_GAP: Final = "A"  # ends a text: no folded text has a word with a capital letter
+_TABLE: Final = 18  # bits of a place in the table of short words: 6 MB
+_SHORT: Final = 15  # bytes of a word that fits into the table
+_SLOTS: Final = np.uint64((1 << _TABLE) - 1)
+_KEPT: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+_SPACES: Final = bytes(byte < 128 and chr(byte).isspace() for byte in range(256))
 _AT_ONCE: Final = 1024  # texts whose shingles fit a core's cache together
 _MOST_WORDS: Final = 1 << 18  # word hashes remembered between batches, about 30 MB
 _DRAWN: Final = hashlib.shake_256(b"plumbline signatures 1").digest(8 * (BANDS * ROWS + 6))  # fixed for good
@@ -55,12 +59,6 @@ def shingles(text: str) -> frozenset[str]:
     if len(words) <= SHINGLE:
         return frozenset([" ".join(words)])
     return frozenset(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
-
-
-def jaccard_of(one: str, other: str) -> float:
-    """Similarity of two texts, exactly and slowly: what `similarity` computes for many."""
-    a, b = shingles(one), shingles(other)
-    return len(a & b) / len(a | b)
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,7 @@ class Signer:
     def _sign(self, texts: Sequence[str]) -> tuple[Keys, Keys, Keys, Places]:
         if len(self._words) > _MOST_WORDS:
             self._words = _WordHashes(self._pepper)
-        gap = f" {_GAP} {_GAP} {_GAP} "
-        words = (gap.join(map(_folded, texts)) + gap).split()
-        hashes = np.fromiter(map(self._words.__getitem__, words), np.uint64, len(words))
-        ends = np.flatnonzero(hashes == 0)[::SHINGLE]
-        starts = np.concatenate(([0], ends[:-1] + SHINGLE))
+        hashes, starts, ends = self._words.of_texts([_parted(text) for text in texts])
         whole = _whole(hashes, starts, ends)
 
         padded = np.where(hashes == 0, _BAND, hashes)  # a gap fills a text of fewer than three words
@@ -177,15 +171,65 @@ def near_pairs(bands: Keys) -> tuple[Places, Places]:
     return codes % max(len(bands), 1), codes // max(len(bands), 1)
 
 
-class _WordHashes(dict[str, int]):
-    """Word to keyed 64-bit hash, made when first asked for. The gap between texts has 0, which no word has."""
+class _WordHashes:
+    """Keyed 64-bit hashes of words, each made once.
+
+    Most words are short and were seen before: a thousand texts' words are looked up together, as two machine words
+    each (bytes, then length), in a table with two places for each. What is not there goes through a dictionary.
+    """
 
     def __init__(self, pepper: bytes) -> None:
-        super().__init__({_GAP: 0})
         self._base = hashlib.blake2b(digest_size=8, key=pepper, person=b"word")
+        self._made: dict[bytes, int] = {}
+        self._low, self._high, self._value = np.zeros((3, 1 << _TABLE), np.uint64)
 
-    def __missing__(self, word: str) -> int:
-        value = self[word] = int.from_bytes(_digest(self._base, word), "little") or 1
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def of_texts(self, texts: Sequence[bytes]) -> tuple[Keys, Places, Places]:
+        """Hashes of all words in order, a gap of zeros after each text, and where each text's hashes start and end."""
+        data = b"\n".join([b"", *texts, b" " * _SHORT])
+        space = np.frombuffer(data.translate(_SPACES), bool)
+        edges = np.flatnonzero(space[1:] != space[:-1]) + 1
+        starts, ends = edges[0::2], edges[1::2]
+        found = self._of_words(data, starts, ends)
+        last = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) + 1
+        upto = np.searchsorted(starts, last)
+        gaps = SHINGLE * np.arange(len(texts))
+        hashes = np.zeros(len(starts) + SHINGLE * len(texts), np.uint64)
+        hashes[np.arange(len(starts)) + SHINGLE * np.searchsorted(last, starts, side="right")] = found
+        return hashes, np.concatenate(([0], upto[:-1])) + gaps, upto + gaps
+
+    def _of_words(self, data: bytes, starts: Places, ends: Places) -> Keys:
+        eight = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))
+        length = ends - starts
+        low = eight[starts] & _KEPT[np.minimum(length, 8)]
+        high = eight[starts + 8 * (length > 8)] & _KEPT[np.clip(length - 8, 0, 8)]
+        high |= np.minimum(length, 255).astype(np.uint64) << np.uint64(56)
+        mixed = _mixed(low ^ high * _PLACE)
+        slots = (mixed & _SLOTS).view(np.int64), (mixed >> np.uint64(32) & _SLOTS).view(np.int64)
+        found = np.zeros(len(starts), np.uint64)
+        left = np.flatnonzero(length <= _SHORT)
+        for slot in slots:
+            here = slot[left]
+            hit = (self._low[here] == low[left]) & (self._high[here] == high[left])
+            found[left[hit]] = self._value[here[hit]]
+            left = left[~hit]
+        left = np.flatnonzero(found == 0)
+        words = [data[start:end] for start, end in zip(starts[left].tolist(), ends[left].tolist(), strict=True)]
+        found[left] = [self._made.get(word) or self._make(word) for word in words]
+        left = left[length[left] <= _SHORT]
+        for slot in slots:  # of several words for one place the last has it; the others look further
+            free = left[self._value[slot[left]] == 0]
+            for column, values in ((self._low, low), (self._high, high), (self._value, found)):
+                column[slot[free]] = values[free]
+            left = left[self._low[slot[left]] != low[left]]
+        return found
+
+    def _make(self, word: bytes) -> int:
+        made = self._base.copy()
+        made.update(word)
+        value = self._made[word] = int.from_bytes(made.digest(), "little") or 1
         return value
 
 
@@ -197,6 +241,13 @@ def _digest(base: "hashlib.blake2b", text: str) -> bytes:
 
 def _folded(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+
+
+def _parted(text: str) -> bytes:
+    """The folded text, its words parted by white space of ASCII."""
+    if text.isascii():
+        return text.lower().encode("ascii")
+    return " ".join(_folded(text).split()).encode("utf-8", "surrogatepass")
 
 
 def _mixed(values: Keys) -> Keys:

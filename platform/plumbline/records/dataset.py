@@ -1,9 +1,13 @@
 """A dataset version: an immutable, numbered, content-addressed set of examples with train and held-out splits."""
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Self
+
 from pydantic import Field
 
 from plumbline.records.base import Record
-from plumbline.records.canonical import Digest
+from plumbline.records.canonical import Digest, digest_bytes
 from plumbline.records.example import Split
 
 
@@ -20,12 +24,48 @@ class Member(Record):
     licence: str = "unspecified"
 
 
-class DatasetChanges(Record):
+def members_from(values: Sequence[Mapping[str, Any]]) -> tuple[Member, ...]:
+    """Many members at once, each validated. Raises pydantic.ValidationError."""
+    validate = Member.__pydantic_validator__.validate_python
+    return tuple([validate(value) for value in values])
+
+
+class LongRecord(Record):
+    """A record of thousands of members, without floats: written attribute by attribute, and digested once."""
+
+    has_floats = False
+
+    def canonical(self) -> dict[str, Any]:
+        content = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return {"schema": self.schema_id, "content": content}
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_bytes(self.canonical_bytes())
+
+    def model_copy(self, **options: Any) -> Self:
+        made = super().model_copy(**options)
+        made.__dict__.pop("digest", None)
+        return made
+
+
+def _plain(value: Any) -> Any:
+    if type(value) is tuple and value and type(value[0]) is Member:
+        return [
+            {
+                "address": one.address, "cluster": one.cluster, "licence": one.licence, "slice": one.slice,
+                "split": one.split, "subject": one.subject,
+            }
+            for one in value
+        ]  # fmt: skip
+    return value
+
+
+class DatasetChanges(LongRecord):
     """What a version adds to its parent and takes away, in address order. The members of a version are the additions
     of all its ancestors without what was removed since: a version costs what it changes."""
 
     schema_id = "plumbline.dev/dataset-changes/v1"
-    has_floats = False
 
     added: tuple[Member, ...] = ()
     removed: tuple[Digest, ...] = ()

@@ -20,6 +20,8 @@ from plumbline.stores.subjects import SubjectKeys, fingerprint
 
 Outcome = Literal["accepted", "duplicate", "conflict"]
 Key = tuple[str, str, str]
+_Known = tuple[int, str, str | None]  # sequence, subject and fingerprint of an event that is there
+_LOOKED_UP = 1000  # keys of one statement
 HOUSE_SOURCE = "plumbline"  # the source of events that are made inside; no token can be for it
 
 _COLUMNS = "sequence, source, subject, consent_sequence, received_at, fingerprint, original, body"
@@ -27,6 +29,20 @@ _INSERT = (
     "INSERT INTO inbox (sequence, source, id, type, subject, fingerprint, consent_sequence, received_at, original,"
     " body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+
+class Landed(NamedTuple):
+    """An event on its way in: its key, whose it is, and `body`, its stored form."""
+
+    source: str
+    id: str
+    type: str
+    subject: str
+    body: bytes
+
+    @classmethod
+    def of(cls, event: FeedbackEvent) -> "Landed":
+        return cls(event.source, event.id, event.type, event.data.subject, stored_form(event))
 
 
 class Receipt(NamedTuple):
@@ -65,12 +81,6 @@ class Quarantined(NamedTuple):
     body: str | None
 
 
-class _Known(NamedTuple):
-    sequence: int
-    subject: str
-    fingerprint: str | None
-
-
 class Inbox:
     def __init__(self, database: Database, subjects: SubjectKeys) -> None:
         self._database = database
@@ -78,40 +88,45 @@ class Inbox:
 
     # --- taking events in -------------------------------------------------------------------------------------
 
-    def append(self, events: Sequence[FeedbackEvent]) -> list[Receipt]:
+    def append(self, events: Sequence[FeedbackEvent | Landed]) -> list[Receipt]:
         """Store events in one transaction, in order; all are durable when it returns."""
-        if not events:
+        landed = [event if isinstance(event, Landed) else Landed.of(event) for event in events]
+        if not landed:
             return []
-        with self._database.transaction():
-            known = self._known(events)
-            keys = self._subjects.keys(event.data.subject for event in events)
+        with self._database.transaction(), undisturbed():
+            known = self._known(landed)
+            keys, unclaimed = self._subjects.keys_and_unclaimed(one.subject for one in landed)
             consent, now = self._consent_sequence(), self._database.now()
             sequence = self.last_sequence()
             rows: list[tuple[object, ...]] = []
-            odd: list[FeedbackEvent] = []
+            odd: list[Landed] = []
             receipts: list[Receipt] = []
-            for event in events:
-                key, subject = event.key, event.data.subject
+            claims: dict[str, str] = {}
+            for one in landed:
+                source, id, type, subject, body = one
+                key = (source, id, type)
                 before = known.get(key)
-                if before is not None and before.fingerprint is None:
-                    receipts.append(Receipt("duplicate", before.sequence))  # erased: a late copy brings nothing back
-                    continue
-                body = stored_form(event)
-                mark = fingerprint(keys[subject], body)
                 if before is None:
                     sequence += 1
-                    known[key] = _Known(sequence, subject, mark)
-                    rows.append((sequence, *key, subject, mark, consent, now, None, body.decode()))
+                    mark = fingerprint(keys[subject], body)
+                    known[key] = (sequence, subject, mark)
+                    rows.append((sequence, source, id, type, subject, mark, consent, now, None, body.decode()))
                     receipts.append(Receipt("accepted", sequence))
-                elif before.subject == subject and (before.fingerprint == mark or self._holds(before.sequence, event)):
-                    receipts.append(Receipt("duplicate", before.sequence))
+                    if subject in unclaimed:
+                        claims.setdefault(subject, source)
+                    continue
+                first, author, mark_then = before
+                if mark_then is None:
+                    receipts.append(Receipt("duplicate", first))  # erased: a late copy brings nothing back
+                elif author == subject and (mark_then == fingerprint(keys[subject], body) or self._holds(first, one)):
+                    receipts.append(Receipt("duplicate", first))
                 else:
-                    odd.append(event)
-                    receipts.append(Receipt("conflict", before.sequence))
-            self._subjects.claim({str(row[4]): str(row[1]) for row in reversed(rows)})
+                    odd.append(one)
+                    receipts.append(Receipt("conflict", first))
+            self._subjects.claim(claims)
             self._database.insert_many(_INSERT, rows)
-            for event in odd:
-                self.quarantine(event, reason="same_key_other_body")
+            for one in odd:
+                self.quarantine(one, reason="same_key_other_body")
             return receipts
 
     def append_approved(self, event_sequence: int, *, reviewers: Sequence[str]) -> Receipt:
@@ -138,9 +153,9 @@ class Inbox:
             made = FeedbackEvent.model_validate(
                 {**event.model_dump(), "id": key, "source": HOUSE_SOURCE, "type": APPROVED_TYPE, "data": data}
             )
-            before = self._known([made]).get(made.key)
+            before = self._known([Landed.of(made)]).get(made.key)
             if before is not None:
-                return Receipt("duplicate", before.sequence)
+                return Receipt("duplicate", before[0])
             sequence, subject = self.last_sequence() + 1, found[0].subject
             mark = self._subjects.fingerprint(subject, stored_form(made, exclude={"data": {"original"}}))
             then = (found[0].consent_sequence, found[0].received_at)
@@ -148,42 +163,43 @@ class Inbox:
             self._database.insert_many(_INSERT, [row])
             return Receipt("accepted", sequence)
 
-    def _known(self, events: Iterable[FeedbackEvent]) -> dict[Key, _Known]:
+    def _known(self, events: Iterable[Landed]) -> dict[Key, _Known]:
         """Those keys that are in the inbox already."""
-        wanted: dict[tuple[str, str], list[str]] = {}
+        wanted: dict[str, list[str]] = {}
         for event in events:
-            wanted.setdefault((event.source, event.type), []).append(event.id)
+            wanted.setdefault(event.source, []).append(event.id)
         return {
-            (source, row[0], type_): _Known(row[1], row[2], row[3])
-            for (source, type_), ids in wanted.items()
+            (source, row[0], row[1]): (row[2], row[3], row[4])
+            for source, ids in wanted.items()
             for row in self._database.rows_in(
-                "SELECT id, sequence, subject, fingerprint FROM inbox"
-                " WHERE source = ? AND type = ? AND id IN ({marks})",
+                "SELECT id, type, sequence, subject, fingerprint FROM inbox WHERE source = ? AND id IN ({marks})",
                 ids,
-                before=(source, type_),
+                before=(source,),
+                chunk=_LOOKED_UP,
             )
         }
 
-    def _holds(self, sequence: int, event: FeedbackEvent) -> bool:
+    def _holds(self, sequence: int, event: Landed) -> bool:
         """Whether the event stored there is this one, written by an earlier release in another form."""
         stored = self._database.value("SELECT body FROM inbox WHERE sequence = ?", (sequence,))
-        return stored is not None and FeedbackEvent.model_validate_json(stored) == event
+        read = FeedbackEvent.model_validate_json
+        return stored is not None and read(stored) == read(event.body)
 
     def _consent_sequence(self) -> int:
         return int(self._database.value("SELECT COALESCE(MAX(sequence), 0) FROM consent"))
 
     # --- what was not taken -----------------------------------------------------------------------------------
 
-    def quarantine(self, event: FeedbackEvent, *, reason: str) -> None:
+    def quarantine(self, event: Landed, *, reason: str) -> None:
         self._database.insert(
             "quarantine",
             source=event.source,
             id=event.id,
             type=event.type,
-            subject=event.data.subject,
+            subject=event.subject,
             reason=reason,
             received_at=self._database.now(),
-            body=stored_form(event).decode(),
+            body=event.body.decode(),
         )
 
     def quarantined(self) -> dict[str, int]:

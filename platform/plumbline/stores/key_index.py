@@ -123,14 +123,15 @@ class KeyIndex:
         `at_most` bounds how many a key may find in one pack, those filed first: a flood of one text must not make
         each further copy slower. Key 0 finds nothing.
         """
+        packs = [pack for pack in self._current() if pack.entries]
+        if not packs:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
         order = np.argsort(keys)
         wanted = keys[order]
         none = np.searchsorted(wanted, _FIRST_KEY)
         order, wanted = order[none:], wanted[none:]
         found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-        for pack in self._current():
-            if not pack.entries:
-                continue
+        for pack in packs:
             here, first, counts = pack.search(wanted)
             if at_most is not None:
                 counts = np.minimum(counts, at_most)

@@ -118,11 +118,6 @@ class Payloads:
                     self._delete(blobs, pack, name)
         return sum(len(ones) for ones in inside.values())
 
-    def unpublished(self, dataset: str) -> list[str]:
-        """Names of packs that belong to no version of the dataset yet."""
-        rows = self._database.rows("SELECT name FROM pack WHERE published = 0 AND dataset = ? ORDER BY id", (dataset,))
-        return [row["name"] for row in rows]
-
     def drop_unpublished(self, blobs: BlobStore, dataset: str | None = None, *, keep: str | None = None) -> int:
         """Delete packs that belong to no version: what killed, refused and overtaken runs left. An open candidate whose
         pack goes is built again, to the same digest. Returns how many packs went."""
@@ -146,7 +141,11 @@ class Payloads:
         )
 
     def erased_subjects(self) -> set[str]:
-        return {row[0] for row in self._database.rows("SELECT DISTINCT subject FROM erasure")}
+        """Everybody of whom an erasure is recorded, or acknowledged and not finished yet."""
+        rows = self._database.rows(
+            "SELECT subject FROM erasure UNION SELECT subject FROM erasure_request WHERE completed_at IS NULL"
+        )
+        return {row[0] for row in rows}
 
     def _name(self, pack: int) -> str:
         return str(self._database.value("SELECT name FROM pack WHERE id = ?", (pack,)))

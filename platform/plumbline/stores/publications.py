@@ -9,7 +9,8 @@ only removes, follows).
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from plumbline.errors import PlumblineError
 from plumbline.records import DatasetChanges, DatasetManifest, Member, Split
@@ -43,8 +44,7 @@ class Published:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NewExample:
+class NewExample(NamedTuple):
     """What the ledger keeps about a new member beside the manifest's own row: where it came from, and where its payload
     lies in the pack that is published with it."""
 
@@ -63,8 +63,7 @@ class NewExamples:
     pack: Packed
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(NamedTuple):
     """One example's time in a dataset: from version `added_in` until `removed_in` (None: still there). `pack` is None
     once its payload is erased."""
 
@@ -85,15 +84,16 @@ class Membership:
     removed_in: int | None
 
     @property
+    def facts(self) -> dict[str, str | None]:
+        """What a version's changes say of the example."""
+        return {
+            "address": self.address, "split": self.split, "slice": self.slice, "cluster": self.cluster,
+            "subject": self.subject, "licence": self.licence,
+        }  # fmt: skip
+
+    @property
     def member(self) -> Member:
-        return Member(
-            address=self.address,
-            split=self.split,
-            slice=self.slice,
-            cluster=self.cluster,
-            subject=self.subject,
-            licence=self.licence,
-        )
+        return Member.model_validate(self.facts)
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,9 @@ class Anchor:
     subject: str
     split: Split
     cluster: str
+
+
+_COLUMNS = ", ".join(Membership._fields)
 
 
 class Publications:
@@ -183,11 +186,11 @@ class Publications:
 
     def memberships(self, where: str, parameters: Sequence[Any]) -> list[Membership]:
         """Example rows, oldest first; `where` is a literal of this package, never input."""
-        rows = self._database.rows(f"SELECT * FROM example WHERE {where} ORDER BY id", parameters)
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM example WHERE {where} ORDER BY id", parameters)
         return [_membership(row) for row in rows]
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Membership]:
-        rows = self._database.rows_in("SELECT * FROM example WHERE id IN ({marks})", ids)
+        rows = self._database.rows_in(f"SELECT {_COLUMNS} FROM example WHERE id IN ({{marks}})", ids)
         return {row["id"]: _membership(row) for row in rows}
 
     def find_address(self, address: str) -> list[Membership]:
@@ -239,7 +242,7 @@ class Publications:
     def of_subjects(self, dataset: str, subjects: Sequence[str]) -> list[Membership]:
         """The head's examples of these people."""
         rows = self._database.rows_in(
-            "SELECT * FROM example WHERE dataset = ? AND removed_in IS NULL AND subject IN ({marks})",
+            f"SELECT {_COLUMNS} FROM example WHERE dataset = ? AND removed_in IS NULL AND subject IN ({{marks}})",
             subjects,
             before=(dataset,),
         )
@@ -257,8 +260,15 @@ class Publications:
         head = self.head(dataset)
         if head is None:
             return set()
-        ended = self._consent.ended("training", after=head.consent_sequence, now=self._database.clock())
+        ended = self._consent.ended(
+            "training", after=head.consent_sequence, now=self._database.clock(), checked=self._checked(head)
+        )
         return self.with_members(dataset, sorted(ended))
+
+    def _checked(self, head: Published) -> datetime:
+        """When nobody in a version had lapsed: an hour before it was published, to be on the safe side."""
+        at = self._database.value("SELECT published_at FROM publication WHERE digest = ?", (head.digest,))
+        return datetime.fromisoformat(at) - timedelta(hours=1)
 
     # --- the checks and writes of `publish` -------------------------------------------------------------------
 
@@ -291,7 +301,9 @@ class Publications:
             if not standings[subject].covers(head, now).covered
             or standings[subject].withdrawn_between(manifest.consent_sequence, head)
         }
-        staying = self.with_members(manifest.dataset, sorted(self._consent.ended("training", after=since, now=now)))
+        checked = self._checked(parent) if parent else None
+        ended = self._consent.ended("training", after=since, now=now, checked=checked)
+        staying = self.with_members(manifest.dataset, sorted(ended))
         if staying:
             going = set(changes.removed)
             here = self.of_subjects(manifest.dataset, sorted(staying))
@@ -398,7 +410,8 @@ def _of(dataset: str, published: Published) -> Published:
 
 
 def _membership(row: Any) -> Membership:
-    return Membership(**{**dict(row), "address": named(row["address"])})
+    id, dataset, address, *rest = row
+    return Membership(id, dataset, named(address), *rest)
 
 
 def _check_arithmetic(manifest: DatasetManifest, changes: DatasetChanges, tree: TreeChange) -> None:

@@ -5,6 +5,7 @@ says that they are what was acknowledged): an event
 is the JSON object that was stored; what equals a field's default is left out of it (records/event.py has the fields).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,28 +76,44 @@ def read_sealed(database: Database, from_sequence: int, to_sequence: int) -> lis
         " WHERE sequence BETWEEN ? AND ? ORDER BY sequence",
         (from_sequence, to_sequence),
     )
+    loads, kinds = orjson.loads, {type: type.rpartition(".")[2] for type in {row["type"] for row in rows}}
     with undisturbed():
         found = []
         for number, source, type, subject, consent, then, mark, original, body in rows:
-            raw = {} if body is None else _parsed(number, source, type, subject, body)
+            time = data = None
+            if body is not None:
+                try:
+                    raw = loads(body)
+                    data, time = raw["data"], raw.get("time")
+                    whole = data["subject"] == subject and raw["source"] == source and raw["type"] == type
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    whole = False
+                if not whole:
+                    raise _damaged(number)
             found.append(
                 SealedEvent(
-                    number, source, type.rpartition(".")[2], subject, consent, then, mark, original, body,
-                    raw.get("time"), raw.get("data"),
+                    number, source, kinds[type], subject, consent, then, mark, original, body, time, data
                 )
             )  # fmt: skip
         return found
 
 
-def _parsed(sequence: int, source: str, type: str, subject: str, body: str) -> dict[str, Any]:
-    """The event as JSON; what stands beside it in its row is what it says itself."""
-    try:
-        raw: dict[str, Any] = orjson.loads(body)
-        if (raw["source"], raw["type"], raw["data"]["subject"]) == (source, type, subject):
-            return raw
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise PlumblineError(
+def damaged_among(events: Iterable[SealedEvent], keys: Mapping[str, bytes]) -> list[int]:
+    """Sequences of the events whose body is not what was acknowledged; `keys` are those of their subjects."""
+    mark, found = fingerprint, []
+    for event in events:
+        body = event.body
+        if body is None or event.fingerprint is None or event.original is not None:
+            if not event.is_whole(keys.get(event.subject, b"")):
+                found.append(event.sequence)
+        elif mark(keys[event.subject], body.encode()) != event.fingerprint:
+            found.append(event.sequence)
+    return found
+
+
+def _damaged(sequence: int) -> PlumblineError:
+    """What stands in an event's row is not what its body says, or its body is no event."""
+    return PlumblineError(
         f"event {sequence} of the inbox is not what was acknowledged",
         consequence="the ledger was altered or damaged; nothing is published, and nothing is lost",
         remedy="restore the ledger from a backup, then start the run again",

@@ -44,6 +44,20 @@ class SubjectKeys:
                 found |= self._stored(missing)
             return found
 
+    def keys_and_unclaimed(self, subjects: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
+        """`keys`, and those of the subjects that no source spoke of before (see `claim`)."""
+        wanted = dict.fromkeys(subjects)
+        rows = self._database.rows_in(
+            "SELECT k.subject, k.key, s.source IS NULL FROM subject_key k"
+            " LEFT JOIN subject_source s ON s.subject = k.subject WHERE k.subject IN ({marks})",
+            wanted,
+        )
+        found = {row[0]: bytes(row[1]) for row in rows}
+        missing = [subject for subject in wanted if subject not in found]
+        if missing:
+            found |= self.keys(missing)
+        return found, {row[0] for row in rows if row[2]} | set(missing)
+
     def known(self, subjects: Iterable[str]) -> dict[str, bytes]:
         """The keys of those subjects that have one: who was erased has none."""
         return self._stored(dict.fromkeys(subjects))

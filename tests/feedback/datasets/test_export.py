@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from export_worker import export_and_die, export_slowly
 from plumbline.errors import PlumblineError
 from plumbline.feedback import erase, load_version, read_examples
 from plumbline.feedback.datasets.delta import LEFT_OUT_BITS
@@ -166,25 +167,9 @@ def test_a_failed_export_leaves_what_was_there(lived: Any, tmp_path: Path, monke
     assert [one.version for one in lived.ledger.exports.standing()] == [2]
 
 
-def _export_slowly(root: str, out: str) -> None:
-    """In a process of its own: reach the last step, and stay there."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from plumbline.feedback.datasets import export as room
-    from plumbline.stores import Ledger, LocalBlobs
-
-    def stay(folder: Path, target: Path) -> None:
-        (Path(root) / "reached").touch()
-        time.sleep(600)
-
-    room._move_into_place = stay
-    room.export_version(
-        Ledger(Path(root) / "ledger.db"), LocalBlobs(Path(root) / "blobs"), "assistant", 2, "messages", out
-    )
-
-
 def test_a_killed_export_leaves_nothing_that_looks_whole(lived: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = multiprocessing.get_context("spawn").Process(target=_export_slowly, args=(str(lived.root), str(out)))
+    process = multiprocessing.get_context("spawn").Process(target=export_slowly, args=(str(lived.root), str(out)))
     process.start()
     assert process.pid is not None
     deadline = time.monotonic() + 60
@@ -205,31 +190,12 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(lived: Any, tmp_path: P
     assert not living.exists() and damaged(out) == []
 
 
-def _export_and_die(root: str, out: str, renames: int) -> None:
-    """In a process of its own: end at once, without clean-up, instead of the rename after `renames` others."""
-    from plumbline.feedback.datasets import export as room
-    from plumbline.stores import Ledger, LocalBlobs
-
-    real, left = os.rename, [renames]
-
-    def rename(source: Path, to: Path) -> None:
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        real(source, to)
-
-    room.os.rename = rename  # type: ignore[assignment]
-    room.export_version(
-        Ledger(Path(root) / "ledger.db"), LocalBlobs(Path(root) / "blobs"), "assistant", 2, "messages", out
-    )
-
-
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_kill_between_two_renames_is_mended_by_the_next_export(lived: Any, tmp_path: Path, renames: int) -> None:
     out = tmp_path / "out"
     before = export(lived, out, "messages", version=1).manifest
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_export_and_die, args=(str(lived.root), str(out), renames))
+    process = context.Process(target=export_and_die, args=(str(lived.root), str(out), renames))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbline.feedback.ingestion.guard import Claim, GuardLimits, guard, has_control_tokens, suspicion
+from plumbline.feedback.ingestion.guard import Claim, GuardLimits, guard, suspicion
+from plumbline.feedback.ingestion.injection import suspicions
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -65,7 +66,7 @@ HONEST = [
 @pytest.mark.parametrize("text", CONTROL)
 def test_pieces_of_a_chat_template_are_seen(text: str) -> None:
     assert suspicion("fine", text) == "control_tokens"
-    assert has_control_tokens("fine", text)
+    assert suspicion("fine", text)
 
 
 @pytest.mark.parametrize("text", ORDERS)
@@ -81,6 +82,12 @@ def test_characters_that_nobody_sees_are_seen(text: str) -> None:
 @pytest.mark.parametrize("text", HONEST)
 def test_ordinary_text_and_a_quoted_attack_pass(text: str) -> None:
     assert suspicion(text) == ""
+
+
+@given(st.lists(st.lists(st.sampled_from([*CONTROL, *ORDERS, *HIDDEN, *HONEST, "System: You are", "#"]), max_size=2)))
+def test_a_first_look_at_many_texts_misses_nothing(drawn: list[list[str]]) -> None:
+    texts = [joint.join(pieces) for pieces in drawn for joint in (" ", "\n", "")]
+    assert suspicions(texts) == [suspicion(text) for text in texts]
 
 
 def test_real_text_passes() -> None:
@@ -141,7 +148,7 @@ def own(sequence: int, subject: str, **more: object) -> Claim:
 
 
 def test_a_marked_claim_is_refused_for_its_mark_and_votes_for_nothing() -> None:
-    claims = [claim(1, "a", "yes"), claim(2, "b", "no", mark="injection"), claim(3, "c", "no", control=True)]
+    claims = [claim(1, "a", "yes"), claim(2, "b", "no", mark="injection"), claim(3, "c", "no", mark="control_tokens")]
     assert guard(claims, GuardLimits()) == {2: "injection", 3: "control_tokens"}
 
 

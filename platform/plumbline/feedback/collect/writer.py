@@ -20,6 +20,7 @@ from plumbline.feedback.collect.strict_json import Refused
 from plumbline.metrics import Metrics
 from plumbline.records import FeedbackEvent
 from plumbline.stores import Inbox, Receipt
+from plumbline.stores.inbox import Landed
 
 T = TypeVar("T")
 PORTION = 100
@@ -30,7 +31,7 @@ MOST_WAITING = 20_000  # events
 class _Request:
     """`taken` of its events were taken for a commit; those that are durable have receipts."""
 
-    events: Sequence[FeedbackEvent]
+    events: Sequence[FeedbackEvent | Landed]
     done: "Future[list[Receipt]]" = field(default_factory=Future)
     taken: int = 0
     receipts: list[Receipt] = field(default_factory=list)
@@ -49,7 +50,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="collector-writer", daemon=True)
         self._thread.start()
 
-    def events(self, events: Sequence[FeedbackEvent]) -> "Future[list[Receipt]]":
+    def events(self, events: Sequence[FeedbackEvent | Landed]) -> "Future[list[Receipt]]":
         """Receipts, once all are durable. Refused when too much waits already: better now than out of memory."""
         request = _Request(events)
         with self._turn:
@@ -88,9 +89,9 @@ class Writer:
             else:
                 self._write(portion)
 
-    def _portion(self) -> list[tuple[_Request, Sequence[FeedbackEvent]]]:
+    def _portion(self) -> list[tuple[_Request, Sequence[FeedbackEvent | Landed]]]:
         """The next events, of as many requests as fit. A request stays in front until its last event is taken."""
-        portion: list[tuple[_Request, Sequence[FeedbackEvent]]] = []
+        portion: list[tuple[_Request, Sequence[FeedbackEvent | Landed]]] = []
         room = PORTION
         while self._requests and room:
             request = self._requests[0]
@@ -103,7 +104,7 @@ class Writer:
                 self._requests.popleft()
         return portion
 
-    def _write(self, portion: list[tuple[_Request, Sequence[FeedbackEvent]]]) -> None:
+    def _write(self, portion: list[tuple[_Request, Sequence[FeedbackEvent | Landed]]]) -> None:
         started = time.perf_counter()
         try:
             receipts = self._inbox.append([event for _, events in portion for event in events])

@@ -306,19 +306,27 @@ def batches(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
 
 def require_own_folder(target: Path) -> None:
     """An export replaces an export, or fills an empty place; it never touches anything else."""
-    if not target.exists():
-        return
-    manifest = read_manifest(target) if target.is_dir() else None
-    own = {MANIFEST, CARD, CROISSANT} | set(manifest.files if manifest else ())
-    foreign = sorted(item.name for item in target.iterdir()) if target.is_dir() else [target.name]
-    if manifest is not None:
-        foreign = [name for name in foreign if name not in own]
+    foreign = _foreign(target)
+    while foreign and (again := _foreign(target)) != foreign:  # a neighbour's export took its place while we looked
+        foreign = again
     if foreign:
         raise PlumblineError(
             f"{target} already holds something else: {', '.join(foreign[:5])}",
             consequence="nothing was exported and nothing there was touched",
             remedy="name a new folder with --out, or one that holds an export and nothing more",
         )
+
+
+def _foreign(target: Path) -> list[str]:
+    """Names at the target that no export of ours wrote there."""
+    try:
+        manifest = read_manifest(target) if target.is_dir() else None
+        own = {MANIFEST, CARD, CROISSANT, *manifest.files} if manifest is not None else set()
+        return sorted(item.name for item in target.iterdir() if item.name not in own)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        return [target.name]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from plumbline.records import (
     digest_bytes,
     digest_of,
 )
+from plumbline.records.dataset import members_from
 from plumbline.records.merkle import raw
 from plumbline.stores import (
     BlobStore,
@@ -39,13 +41,13 @@ from plumbline.stores import (
     NewExamples,
     Packed,
     Published,
+    Standing,
     TreeChange,
 )
 from plumbline.stores.subjects import HOUSE, salt_of
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """An example before it has an address: its canonical bytes, and what its row will say."""
 
     data: bytes
@@ -86,7 +88,7 @@ PIPELINE = (
     "datasets/history", "datasets/publish", "datasets/reading", "datasets/split",
     "ingestion/approval", "ingestion/candidate", "ingestion/examples", "ingestion/guard", "ingestion/ingest",
     "ingestion/injection", "ingestion/sealing", "ingestion/stages",
-    "pseudonyms",
+    "glance", "pseudonyms",
     "redaction/addresses", "redaction/numbers", "redaction/redact", "redaction/secrets",
     "signatures",
 )  # fmt: skip
@@ -123,13 +125,22 @@ def subject_of(example: Example) -> str | None:
     return None if example.consent is None else example.consent.subject
 
 
-def require_consent(ledger: Ledger, subjects: Collection[str], since: int) -> None:
+def require_consent(
+    ledger: Ledger,
+    subjects: Collection[str],
+    since: int,
+    known: tuple[ConsentHead, Mapping[str, Standing]] | None = None,
+) -> None:
     """ConsentLost unless training is covered for all of these people now and did not end after entry `since`.
 
     To be asked in the transaction that writes their words: an erasure comes before it, and is seen, or after it, and
-    finds them."""
-    head, now = ledger.consent.head().sequence, ledger.database.clock()
-    for subject, standing in ledger.consent.standings(sorted(subjects), "training").items():
+    finds them. `known` is where people stood at a head: while it is the head, nobody's entries are read again."""
+    last, now = ledger.consent.head(), ledger.database.clock()
+    head = last.sequence
+    here = known is not None and known[0] == last
+    standings = known[1] if known is not None and here else ledger.consent.standings(sorted(subjects), "training")
+    for subject in sorted(subjects):
+        standing = standings[subject]
         if not standing.covers(head, now).covered or standing.withdrawn_between(since, head):
             raise ConsentLost(
                 f"consent of {subject} does not hold now",
@@ -142,7 +153,7 @@ def salted(ledger: Ledger, drafts: Sequence[Draft]) -> list[bytes]:
     """Payloads: `salt || canonical bytes`. The salt is derived from the subject's key, so that a run which is started
     again gives the same addresses; once the key is erased nobody can derive it."""
     keys = ledger.subjects.keys({draft.subject or HOUSE for draft in drafts})
-    return [salt_of(keys[draft.subject or HOUSE], digest_bytes(draft.data)) + draft.data for draft in drafts]
+    return [salt_of(keys[subject or HOUSE], digest_bytes(data)) + data for data, subject, *_ in drafts]
 
 
 def store(
@@ -161,19 +172,21 @@ def store(
     The other arguments are columns of all drafts. Only what is to be a member is written: what is in a pack and in no
     version would be found by nobody."""
     addresses = {row: digest_bytes(payloads[row]) for row in rows}
-    picked = sorted(rows, key=lambda row: addresses[row])
+    picked = sorted(rows, key=addresses.__getitem__)
     pack = ledger.payloads.write(blobs, dataset, [payloads[row] for row in picked])
     return Addition(
-        members=tuple(
-            Member(
-                address=addresses[row],
-                split=splits[row],
-                slice=drafts[row].slice,
-                cluster=drafts[row].cluster,
-                subject=drafts[row].subject,
-                licence=drafts[row].licence,
-            )
-            for row in picked
+        members=members_from(
+            [
+                {
+                    "address": addresses[row],
+                    "split": splits[row],
+                    "slice": drafts[row].slice,
+                    "cluster": drafts[row].cluster,
+                    "subject": drafts[row].subject,
+                    "licence": drafts[row].licence,
+                }
+                for row in picked
+            ]
         ),
         new=tuple(
             NewExample(drafts[row].origin, events[row], *place) for row, place in zip(picked, pack.places, strict=True)

@@ -18,7 +18,7 @@ from plumbline.records import (
     Split,
     set_root,
 )
-from plumbline.stores import BlobStore, Ledger, Membership, Published
+from plumbline.stores import BlobStore, Ledger, Membership, Published, undisturbed
 
 _BATCH = 2000
 
@@ -119,6 +119,17 @@ def verify(
     With `changes_only` the parent is taken as verified: only what this version added is read, and the root is that of
     the parent's tree with the changes, as the publishing transaction computed it.
     """
+    with undisturbed():
+        return _verify(ledger, blobs, manifest, changes_only, on_progress)
+
+
+def _verify(
+    ledger: Ledger,
+    blobs: BlobStore,
+    manifest: DatasetManifest,
+    changes_only: bool,
+    on_progress: Callable[[int, int], None],
+) -> Verification:
     problems: list[str] = []
     published = ledger.publications.find(manifest.dataset, manifest.version)
     if published is None or published.digest != manifest.digest:
@@ -126,18 +137,18 @@ def verify(
     if not manifest.balanced:
         problems.append("accepted and rejected do not add up to sealed")
     try:
-        changes = load_changes(blobs, manifest)
+        added = orjson.loads(blobs.get(manifest.changes))["content"]["added"]
     except PlumblineError as error:
         return Verification((*problems, error.fact), 0)
-    rows = {
-        row.address: row
-        for row in ledger.publications.memberships("dataset = ? AND added_in = ?", (manifest.dataset, manifest.version))
-    }
-    if {address: row.member for address, row in rows.items()} != {one.address: one for one in changes.added}:
-        problems.append("the ledger's new members are not those that the version's changes name")
-    members = list(rows.values())
-    if not changes_only:
+    if changes_only:
+        where, parameters = "dataset = ? AND added_in = ?", (manifest.dataset, manifest.version)
+        new = members = ledger.publications.memberships(where, parameters)
+    else:
         members = ledger.publications.members(manifest.dataset, manifest.version)
+        new = [row for row in members if row.added_in == manifest.version]
+    if {row.address: row.facts for row in new} != {one["address"]: one for one in added}:
+        problems.append("the ledger's new members are not those that the version's changes name")
+    if not changes_only:
         if set_root(member.address for member in members) != manifest.root:
             problems.append("the root is not the Merkle root of the members")
         if Counter(member.split for member in members) != +Counter(manifest.sizes):

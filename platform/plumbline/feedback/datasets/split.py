@@ -11,17 +11,17 @@ although that would be sound too: popular prompts would chain everybody to every
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from operator import attrgetter
+from typing import Generic, NamedTuple, TypeVar
 
 from plumbline.records import Split
 
 Node = TypeVar("Node", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """A new example.
 
     `ties`: its user and conversation. `anchors`: (split, cluster) of published members with the same user or
@@ -82,24 +82,28 @@ def place(units: Sequence[Unit], held_out_share: float) -> Placement:
     """Assign every unit a split and a cluster, or drop it: `joins_both_splits` when its own person or conversation
     is trained on while its component is held out, `near_other_split` when its text is on the other side."""
     components: Components[str] = Components()
-    by_node: Mapping[str, Unit] = {f"unit:{unit.sequence}": unit for unit in units}
-    for node, unit in by_node.items():
-        for tie in unit.ties:
-            components.join(node, f"tie:{tie}")
+    for unit in units:
+        one, *others = unit.ties or (f"unit:{unit.sequence}",)
+        for other in others:
+            components.join(one, other)
+    together: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        together[components.find(next(iter(unit.ties), f"unit:{unit.sequence}"))].append(unit)
     placed = Placement({}, {}, {})
     held_out_texts: set[int] = set()
-    for nodes in components.groups(by_node):
-        members = sorted((by_node[node] for node in nodes), key=lambda unit: unit.rank)
+    for members in together.values():
+        members.sort(key=attrgetter("rank"))
         split, cluster = _side(members, held_out_share)
         for unit in members:
             if split == "held_out" and any(side == "train" for side, _ in unit.anchors):
                 placed.dropped[unit.sequence] = "joins_both_splits"
-            elif unit.published - {split}:
+            elif unit.published and unit.published - {split}:
                 placed.dropped[unit.sequence] = "near_other_split"
             else:
                 placed.splits[unit.sequence] = split
                 placed.clusters[unit.sequence] = cluster
-                held_out_texts |= unit.texts if split == "held_out" else frozenset()
+                if split == "held_out":
+                    held_out_texts |= unit.texts
     for unit in units:
         if placed.splits.get(unit.sequence) == "train" and unit.texts & held_out_texts:
             del placed.splits[unit.sequence], placed.clusters[unit.sequence]

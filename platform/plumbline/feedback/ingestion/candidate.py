@@ -7,6 +7,7 @@ from pydantic import Field
 
 from plumbline.feedback.ingestion.guard import GuardLimits
 from plumbline.records import DatasetManifest, Digest, Member, Message, Record
+from plumbline.records.dataset import LongRecord
 from plumbline.stores import BlobStore, Published, SealedEvent
 
 State = Literal["published", "awaiting_approval", "rejected", "no_change"]
@@ -25,11 +26,10 @@ class IngestionConfig(Record):
     licence: str = "user feedback under consent"
 
 
-class Candidate(Record):
+class Candidate(LongRecord):
     """What an approver says yes or no to: the change to the parent version and the account of every event."""
 
     schema_id = "plumbline.dev/candidate/v1"
-    has_floats = False
 
     dataset: str
     parent: Digest | None

@@ -16,33 +16,35 @@ from plumbline.records import Example
 
 def author_of(one: Demonstration) -> str:
     """Who wrote the target: the person, a reviewer on their behalf, or the policy whose answer was approved."""
-    if one.origin == "rewrite" or one.event.said("text"):
-        return str(one.event.said("author") or one.subject)
-    return f"policy:{one.event.said('policy') or 'unknown'}"
+    data = one.event.data or {}
+    if one.origin == "rewrite" or data.get("text"):
+        return str(data.get("author") or one.event.subject)
+    return f"policy:{data.get('policy') or 'unknown'}"
 
 
 def draft(one: Demonstration, cluster: str, consent: int, filtered_by: Sequence[str], licence: str) -> Draft:
     """The example that a demonstration becomes; `consent` is the ledger entry that covers it."""
-    event = one.event
-    content = {
-        "messages": [
-            *({"role": role, "content": text} for role, text in one.prompt),
-            {"role": "assistant", "content": one.target},
-        ],
-        "slice": event.said("slice", "unlabelled"),
-        "language": event.said("language", "en"),
-        "phrasing": event.said("phrasing", "canonical"),
+    event, origin = one.event, one.origin
+    data, subject = event.data or {}, event.subject
+    slice = data.get("slice", "unlabelled")
+    messages = [{"content": text, "role": role} for role, text in one.prompt]
+    messages.append({"content": one.target, "role": "assistant"})
+    content = {  # names in the order in which canonical bytes have them
         "cluster": cluster,
+        "consent": {"purpose": "training", "sequence": consent, "subject": subject},
+        "language": data.get("language", "en"),
+        "messages": messages,
+        "phrasing": data.get("phrasing", "canonical"),
         "provenance": {
-            "origin": one.origin,
+            "approved_by": data.get("approved_by", ()),
             "author": author_of(one),
-            "source": event.source,
             "event": event.digest,
             "filtered_by": filtered_by,
-            "approved_by": event.said("approved_by", []),
             "licence": licence,
+            "origin": origin,
+            "source": event.source,
         },
-        "consent": {"subject": one.subject, "sequence": consent, "purpose": "training"},
+        "slice": slice,
     }
-    data = orjson.dumps({"schema": Example.schema_id, "content": content}, option=orjson.OPT_SORT_KEYS)
-    return Draft(data, one.subject, one.origin, content["slice"], cluster, licence)
+    written = orjson.dumps({"content": content, "schema": Example.schema_id})
+    return Draft(written, subject, origin, slice, cluster, licence)

@@ -33,10 +33,10 @@ from statistics import median
 
 from pydantic import Field
 
-from plumbline.feedback.ingestion.injection import CONTROL, has_control_tokens, suspicion
+from plumbline.feedback.ingestion.injection import CONTROL, suspicion
 from plumbline.records import Record, Selected
 
-__all__ = ["HELD_FOR_PEOPLE", "Claim", "GuardLimits", "guard", "has_control_tokens", "suspicion"]
+__all__ = ["HELD_FOR_PEOPLE", "Claim", "GuardLimits", "guard", "suspicion"]
 
 # Guards whose refusals people may overrule, and what then selects the text for them; an answer that they approved is
 # past these. The rest (hidden orders, echoes, bursts, caps) is never a target, or would let a flood reach people.
@@ -76,7 +76,6 @@ class Claim:
     source: str
     text_key: str | int
     prompt_key: str | int
-    control: bool = False
     mark: str = ""
     near_key: str | int | None = None
     minute: int | None = None
@@ -95,7 +94,7 @@ def guard(claims: Sequence[Claim], limits: GuardLimits) -> Refused:
     for claim in sorted(claims, key=attrgetter("rank") if unique else attrgetter("rank", "sequence")):
         if not claim.approves:
             against.append(claim)
-        elif claim.mark or claim.control:
+        elif claim.mark:
             refused[claim.sequence] = claim.mark or CONTROL
         else:
             left.append(claim)

@@ -349,7 +349,7 @@ class _Line:
             for one in chosen
         ]
         with self.ledger.database.transaction():
-            require_consent(self.ledger, {one.subject for one in chosen}, consent.sequence)
+            require_consent(self.ledger, {one.subject for one in chosen}, consent.sequence, (consent, standings))
             return store(
                 self.ledger,
                 self.owner.blobs,

@@ -22,6 +22,11 @@ import base64
 import binascii
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from plumbline.feedback.glance import glances, kind
 
 CONTROL, INJECTION, INVISIBLE = "control_tokens", "injection", "invisible_text"
 
@@ -130,6 +135,8 @@ _QUOTED = re.compile(
 
 _RUN = bytes(97 if b < 128 and (chr(b).isalnum() or chr(b) in "+/=_-") else 32 for b in range(256))
 _RUN_OF = b"a" * 24
+_RUN_KIND = bytes(byte == 97 for byte in _RUN)
+_MARKS = tuple(map(kind, ("<[", "#", ":", "\n")))
 _ENCODED = re.compile(r"[A-Za-z0-9+/_-]{24,}+={0,2}")
 
 _FLAGS = re.compile("\U0001f3f4[\U000e0061-\U000e007a\U000e0030-\U000e0039]{1,6}\U000e007f")
@@ -152,13 +159,28 @@ _SEEN_OUT = re.compile(
 
 def suspicion(*texts: str) -> str:
     """What is wrong with a demonstration's texts: `control_tokens`, `invisible_text`, `injection`, or ""."""
-    found = [wrong for text in texts if (wrong := _suspicion(text))]
-    return min(found, key=(CONTROL, INVISIBLE, INJECTION).index) if found else ""
+    return worst(map(_suspicion, texts))
 
 
-def has_control_tokens(*texts: str) -> bool:
-    """Whether a text must not become a target, for whichever of the reasons above."""
-    return any(_suspicion(text) for text in texts)
+def worst(found: Iterable[str]) -> str:
+    """The suspicion that counts among those of several texts."""
+    return min(filter(None, found), key=(CONTROL, INVISIBLE, INJECTION).index, default="")
+
+
+def suspicions(texts: Sequence[str]) -> list[str]:
+    """`suspicion` of each text alone, at a fraction of the cost where most are clean."""
+    may = np.ones(len(texts), bool)
+    for seen, places in glances(texts):
+        brackets, hashes, colons, breaks = seen.counts(*_MARKS)
+        may[places] = (
+            (brackets > 0)
+            | (hashes > 1)
+            | (colons > 0) & ((breaks > 1) | seen.having_exactly(b"Syst", b"SYST"))
+            | seen.having(b"igno", b"nstr", b"prom", b"disr", b"forg", b"rrid", b"bypa", b"elop", b"weis", b"ruzi")
+            | seen.having(b"you ") & seen.having(b" now")
+            | seen.runs(_RUN_KIND, len(_RUN_OF))
+        )
+    return [_suspicion(text) if one else "" for text, one in zip(texts, may.tolist(), strict=True)]
 
 
 def _suspicion(text: str) -> str:

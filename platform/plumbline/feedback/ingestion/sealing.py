@@ -8,20 +8,22 @@ from plumbline.errors import PlumblineError
 from plumbline.feedback.ingestion.candidate import State
 from plumbline.records.canonical import DIGEST_PATTERN
 from plumbline.stores import ConsentHead, ConsentLost, Ledger, SealedEvent
+from plumbline.stores.sealed import damaged_among
 
 _CHAIN = 50_000  # consent entries that are read anew for every run: half a second
 
 
 def require_whole(ledger: Ledger, events: Sequence[SealedEvent]) -> None:
     """Nothing is built on a damaged inbox: every body must have the keyed fingerprint that it was acknowledged with."""
-    keys = ledger.subjects.known({event.subject for event in events if event.body is not None})
-    if any(event.body is not None and event.subject not in keys for event in events):
+    subjects = {event.subject for event in events if event.body is not None}
+    keys = ledger.subjects.known(subjects)
+    if not subjects <= keys.keys():
         raise ConsentLost(
             "somebody was erased while the run began",
             consequence="nothing of theirs is used",
             remedy="start the run again; it is built without them",
         )
-    damaged = [event.sequence for event in events if event.body is not None and not event.is_whole(keys[event.subject])]
+    damaged = damaged_among((event for event in events if event.body is not None), keys)
     if damaged:
         raise PlumblineError(
             f"{len(damaged)} events of the inbox are not what was acknowledged, the first of them event {damaged[0]}",

@@ -27,13 +27,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from plumbline.feedback.datasets.history import History, TextKeys
 from plumbline.feedback.datasets.publish import keys_of
 from plumbline.feedback.datasets.split import Components, Placement, Unit, place
-from plumbline.feedback.ingestion.guard import HELD_FOR_PEOPLE, Claim, GuardLimits, guard, suspicion
+from plumbline.feedback.ingestion.guard import HELD_FOR_PEOPLE, Claim, GuardLimits, guard
+from plumbline.feedback.ingestion.injection import suspicions, worst
 from plumbline.feedback.pseudonyms import PSEUDONYM
 from plumbline.feedback.redaction.redact import Redacted, redact_many
 from plumbline.feedback.signatures import Keys, Signatures, Signer, near_pairs, similarity
@@ -44,8 +47,7 @@ from plumbline.stores import Anchor, SealedEvent, Standing
 Rejections = dict[int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Demonstration:
+class Demonstration(NamedTuple):
     """A text that may become a target: what a subject wrote (`rewrite`), or an answer of a policy that reviewers
     approved (`approved_answer`).
 
@@ -88,7 +90,8 @@ class Batch:
 
     def among(self, events: Iterable[SealedEvent]) -> list[int]:
         """Rows of those events that are demonstrations, by rank."""
-        return sorted(self.row_of[event.sequence] for event in events if event.sequence in self.row_of)
+        row_of = self.row_of
+        return sorted([row_of[event.sequence] for event in events if event.sequence in row_of])
 
 
 def target_of(event: SealedEvent) -> tuple[Origin, str] | None:
@@ -114,23 +117,26 @@ def verified(events: Sequence[SealedEvent]) -> Rejections:
 
 def batch(events: Sequence[SealedEvent], signing: Signer) -> Batch:
     """Find, redact and sign the demonstrations of verified events."""
-    ordered = sorted(events, key=lambda event: event.fingerprint or "")
-    found = [(event, event.messages, target) for event in ordered if (target := target_of(event)) is not None]
-    texts = [text for _, messages, target in found for text in (*(m["content"] for m in messages), target[1])]
+    found = [(event, target) for event in events if (target := target_of(event)) is not None]
+    found.sort(key=lambda one: one[0].fingerprint or "")
+    texts: list[str] = []
+    for event, (_, wanted) in found:
+        texts += [message["content"] for message in (event.data or {})["messages"]]
+        texts.append(wanted)
     clean = iter(redact_many(texts))
-    rows = []
-    for event, messages, (origin, _) in found:
-        turns = [(message["role"], next(clean)) for message in messages]
+    rows, prompts = [], []
+    for event, (origin, _) in found:
+        turns = [(message["role"], next(clean)) for message in (event.data or {})["messages"]]
         better = next(clean)
-        counts: dict[str, int] = {}
-        for one in (*(text for _, text in turns), better):
+        counts = dict(better.counts)
+        for _, one in turns:
             for name, count in one.counts.items():
                 counts[name] = counts.get(name, 0) + count
-        prompt = tuple((role, one.text) for role, one in turns)
+        prompt = tuple([(role, one.text) for role, one in turns])
         rows.append(Demonstration(event, origin, prompt, better.text, counts))
-    prompts = ["\n".join(f"{role}: {text}" for role, text in row.prompt) for row in rows]
+        prompts.append("\n".join([f"{role}: {text}" for role, text in prompt]))
     keys, signatures = keys_of(signing, prompts, [row.target for row in rows], [row.conversation for row in rows])
-    return Batch(tuple(rows), keys, signatures, {row.sequence: number for number, row in enumerate(rows)})
+    return Batch(tuple(rows), keys, signatures, {row.event.sequence: number for number, row in enumerate(rows)})
 
 
 def deduplicated(events: Sequence[SealedEvent], found: Batch, threshold: float) -> Rejections:
@@ -139,23 +145,36 @@ def deduplicated(events: Sequence[SealedEvent], found: Batch, threshold: float) 
     Equal demonstrations of *different* subjects stay for now: which of them consented is not known yet.
     """
     rejected: Rejections = {}
-    seen: dict[tuple[object, ...], list[object]] = {}
-    for event in sorted(events, key=lambda event: event.fingerprint or ""):
-        data = event.data or {}
-        key = (event.subject, event.kind, data["answer"], data.get("text"), data.get("rejected"), data.get("score"))
-        prompts = seen.setdefault(key, [])
-        if data["messages"] in prompts:
-            rejected[event.sequence] = "duplicate"
-        else:
-            prompts.append(data["messages"])
-    rows = [row for row in range(len(found.rows)) if found.rows[row].sequence not in rejected]
+    for alike in _alike(events):
+        seen: dict[tuple[object, ...], list[object]] = {}
+        for event in sorted(alike, key=lambda event: event.fingerprint or ""):
+            data = event.data or {}
+            prompts = seen.setdefault((data.get("text"), data.get("rejected"), data.get("score")), [])
+            if data["messages"] in prompts:
+                rejected[event.sequence] = "duplicate"
+            else:
+                prompts.append(data["messages"])
+    rows = [number for number, row in enumerate(found.rows) if row.event.sequence not in rejected]
     owners: dict[tuple[str, str], int] = {}
-    whose = [owners.setdefault((found.rows[row].subject, found.rows[row].origin), len(owners)) for row in rows]
+    picked = [found.rows[row] for row in rows]
+    whose = [owners.setdefault((row.event.subject, row.origin), len(owners)) for row in picked]
     # Keys of different owners are moved apart, so that only an owner's own texts meet.
     moved = found.keys.bands[rows] ^ (np.array(whose, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))[:, None]
     for group in _chains(found, rows, threshold, moved):
         rejected |= {found.rows[row].sequence: "duplicate" for row in group[1:]}
     return rejected
+
+
+def _alike(events: Sequence[SealedEvent]) -> Iterable[list[SealedEvent]]:
+    """Events of one subject and kind about one answer, where there are several."""
+    first: dict[tuple[str, str, str], SealedEvent] = {}
+    alike: dict[tuple[str, str, str], list[SealedEvent]] = {}
+    for event in events:
+        about = (event.subject, event.kind, (event.data or {})["answer"])
+        before = first.setdefault(about, event)
+        if before is not event:
+            alike.setdefault(about, [before]).append(event)
+    return alike.values()
 
 
 def _chains(found: Batch, rows: Sequence[int], threshold: float, bands: Keys | None = None) -> list[list[int]]:
@@ -176,15 +195,25 @@ def consent_checked(
     """Training must be covered when the event was collected, at the head now, and without a break in between."""
     rejected: Rejections = {}
     today = {subject: standing.covers(head, now) for subject, standing in standings.items()}
+    timed = {
+        subject for subject, standing in standings.items() if any(change.valid_until for change in standing.changes)
+    }
+    known: dict[tuple[str, int], str] = {}
     for event in events:
-        standing = standings[event.subject]
-        then = standing.covers(event.consent_sequence, event.received_at)
-        if not then.covered:
-            rejected[event.sequence] = then.reason
-        elif not today[event.subject].covered:
-            rejected[event.sequence] = today[event.subject].reason
-        elif standing.withdrawn_between(event.consent_sequence, head):
-            rejected[event.sequence] = "consent_withdrawn"
+        subject, then = event.subject, event.consent_sequence
+        reason = None if subject in timed else known.get((subject, then))
+        if reason is None:
+            standing = standings[subject]
+            at = standing.covers(then, event.received_at)
+            if not at.covered:
+                reason = at.reason
+            elif not today[subject].covered:
+                reason = today[subject].reason
+            else:
+                reason = "consent_withdrawn" if standing.withdrawn_between(then, head) else ""
+            known[subject, then] = reason
+        if reason:
+            rejected[event.sequence] = reason
     return rejected
 
 
@@ -208,34 +237,38 @@ def guarded(found: Batch, rows: Sequence[int], history: History, limits: GuardLi
     rejected: Rejections = {found.rows[row].sequence: "already_in_version" for row in rows if row in known}
     fresh = [row for row in rows if row not in known]
     texts, prompts = found.keys.text.tolist(), found.keys.prompt.tolist()
-    near = {row: group[0] for group in _chains(found, fresh, threshold) for row in group}
+    groups = _chains(found, fresh, threshold)
+    near = {row: group[0] for group in groups for row in group}
+    picked = [found.rows[row] for row in fresh]
+    marks = iter(suspicions([text for one in picked for text in (*(text for _, text in one.prompt), one.target)]))
     claims = [
         Claim(
-            sequence=one.sequence,
+            sequence=one.event.sequence,
             rank=one.rank,
-            subject=one.subject,
+            subject=one.event.subject,
             source=one.event.source,
             text_key=texts[row],
             prompt_key=prompts[row],
-            mark=suspicion(*(text for _, text in one.prompt), one.target),
+            mark=worst([next(marks) for _ in range(len(one.prompt) + 1)]),
             near_key=near.get(row),
             minute=_minute(one.event.time),
         )
-        for row in fresh
-        for one in (found.rows[row],)
+        for row, one in zip(fresh, picked, strict=True)
     ]
-    overruled = {found.rows[row].sequence for row in fresh if found.rows[row].origin == "approved_answer"}
+    overruled = {one.event.sequence for one in picked if one.origin == "approved_answer"}
     rejected |= {
         sequence: reason
         for sequence, reason in guard(claims, limits).items()
         if sequence not in overruled or reason not in HELD_FOR_PEOPLE
     }
-    left = [row for row in fresh if found.rows[row].sequence not in rejected]
-    again = {row for group in _chains(found, left, threshold) for row in group[1:]}
+    left = [row for row, one in zip(fresh, picked, strict=True) if one.event.sequence not in rejected]
+    groups = groups if len(left) == len(fresh) else _chains(found, left, threshold)
+    again = {row for group in groups for row in group[1:]}
     again |= history.near(found.keys, found.signatures, [row for row in left if row not in again], threshold)
     return rejected | {found.rows[row].sequence: "near_duplicate" for row in again}
 
 
+@lru_cache(maxsize=4096)
 def _minute(time: str | None) -> int | None:
     """When an event happened, in whole minutes, as far as its source says so in a way that can be read."""
     try:
@@ -254,20 +287,24 @@ def split(
     picked = found.keys.take(rows)
     sides, conversations = history.sides_of_prompts(picked), history.clusters_of_conversations(picked)
     units = []
-    for number, row in enumerate(rows):
-        one, conversation = found.rows[row], int(picked.conversation[number])
-        ties = {f"user:{one.subject}"} | ({f"conversation:{conversation}"} if conversation else set())
+    asked = zip(rows, picked.conversation.tolist(), picked.prompt.tolist(), strict=True)
+    for number, (row, conversation, prompt) in enumerate(asked):
+        event = found.rows[row].event
+        user = f"user:{event.subject}"
         units.append(
             Unit(
-                sequence=one.sequence,
-                rank=one.rank,
-                ties=frozenset(ties),
-                anchors=frozenset(of_person[one.subject] | conversations.get(number, set())),
-                texts=frozenset([int(picked.prompt[number])]),
+                sequence=event.sequence,
+                rank=event.fingerprint or "",
+                ties=frozenset((user, f"conversation:{conversation}") if conversation else (user,)),
+                anchors=_NONE.union(of_person.get(event.subject, ()), conversations.get(number, ())),
+                texts=frozenset((prompt,)),
                 published=frozenset(sides.get(number, ())),
             )
         )
     return place(units, held_out_share)
+
+
+_NONE: frozenset[tuple[Split, str]] = frozenset()
 
 
 def samples(rows: Iterable[Demonstration], shown: Iterable[Redacted], most: int = 5) -> tuple[str, ...]:

@@ -111,6 +111,14 @@ _NO_IP = re.compile(
 )
 
 
+_DIGITS_ALIKE = bytes(48 if chr(b).isdecimal() else b for b in range(256))
+
+
+def may_be_ip4(seen: bytes) -> bool:
+    """Whether a dot stands between two digits."""
+    return b"0.0" in seen.translate(_DIGITS_ALIKE)
+
+
 def ip4(text: str) -> Iterator[Found]:
     position = 0
     while group := _DIGITS.search(text, position):

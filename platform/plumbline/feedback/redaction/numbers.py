@@ -28,6 +28,15 @@ _IBAN = re.compile(r"([A-Za-z]{2})[ -]?[0-9]{2}(?:[ .-]?[A-Za-z0-9]){11,31}+")
 _CHECK = re.compile(r"[0-9]{2}(?:(?<=[A-Za-z]{2}[0-9]{2})|(?<=[A-Za-z]{2}[ -][0-9]{2}))")
 
 
+_SHAPES_OF_BYTES = bytes(48 if chr(b).isdecimal() else 97 if b < 128 and chr(b).isalpha() else b for b in range(256))
+
+
+def may_be_ibans(seen: bytes) -> bool:
+    """Whether two letters and two digits stand as a country and its check digits do."""
+    shape = seen.translate(_SHAPES_OF_BYTES)
+    return b"aa00" in shape or b"aa 00" in shape or b"aa-00" in shape
+
+
 def ibans(text: str) -> Iterator[Found]:
     position = 0
     while check := _CHECK.search(text, position):
@@ -173,18 +182,35 @@ _PLANS = {
 
 
 def cards_and_phones(text: str) -> Iterator[Found]:
-    position = 0
+    position = free = 0
+    before = ""  # the last characters before `free` as they stand once every find is blanked
     while run := _START.search(text, position):
         start, position = run.span()
-        before = text[start - 1 : start] if start else ""
-        if before and (before in _CURRENCY or _in_a_word(text, start)):
-            continue
-        found = _number(text, start)
-        if found is None and text[start] == "(" and position > start + 1:  # the bracket belongs to the sentence
-            found = _number(text, start + 1)
+        found = _at(text, start, position)
+        if found is None and free and start - free < _BEFORE:  # what is blanked beside it may have kept it from us
+            here = (before + text[free:start])[-_BEFORE:]
+            on = start - len(here)
+            beside = _at(here + text[start : start + _BEYOND], len(here), position - on)
+            inside = _START.finditer(text, position, beside[1] + on) if beside else ()
+            if beside and not any(_at(text, *run.span()) for run in inside):
+                found = beside[0] + on, beside[1] + on, beside[2]
         if found is not None:
             yield found
-            position = found[1]
+            before = (before + text[free : found[0]])[-_BEFORE:] + "\0" * len(f"[{found[2]}]")
+            position = free = found[1]
+
+
+_BEFORE, _BEYOND = 32, 160  # how far a rule of this file looks back from where a number starts, and ahead
+
+
+def _at(text: str, start: int, end: int) -> Found | None:
+    """The card or phone of a run of digits and brackets that starts here, if it may start there."""
+    if start and (text[start - 1] in _CURRENCY or _in_a_word(text, start)):
+        return None
+    found = _number(text, start)
+    if found is None and text[start] == "(" and end > start + 1:  # the bracket belongs to the sentence
+        found = _number(text, start + 1)
+    return found
 
 
 def _number(text: str, start: int) -> Found | None:

@@ -18,9 +18,13 @@ Originals are never logged and never returned, only counts.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
+import numpy as np
+
+from plumbline.feedback.glance import glances, kind
 from plumbline.feedback.redaction import addresses, numbers, secrets
 
 NOT_DETECTED = ("names", "postal addresses", "dates of birth", "national identity numbers")
@@ -30,12 +34,11 @@ Rule = Callable[[str], Iterator[Found]]
 _PASSES = 16  # a text that still shows something new after so many was made to
 
 
-@dataclass(frozen=True)
-class Redacted:
+class Redacted(NamedTuple):
     """`counts` by class; empty when the text is as it was."""
 
     text: str
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = MappingProxyType({})
 
 
 def redact(text: str) -> Redacted:
@@ -56,8 +59,29 @@ def redact(text: str) -> Redacted:
     return Redacted(text, counts)
 
 
-def redact_many(texts: Iterable[str]) -> list[Redacted]:
-    return [redact(text) for text in texts]
+def redact_many(texts: Sequence[str]) -> list[Redacted]:
+    """`redact` of each, at a fraction of the cost where most hold nothing."""
+    held = may_hold(texts)
+    return [redact(text) if may else Redacted(text) for text, may in zip(texts, held, strict=True)]
+
+
+def may_hold(texts: Sequence[str]) -> list[bool]:
+    """Which texts `find` must look at: it finds nothing in the others. Texts beyond ASCII it must."""
+    held = np.ones(len(texts), bool)
+    for seen, places in glances(texts):
+        digits, colons, hyphens, equals, always, typed = seen.counts(*_TELLING_KINDS)
+        held[places] = (
+            (always > 0)
+            | (digits >= 4)
+            | (colons > 1)
+            | (hyphens > 4)
+            | (digits > 0) & ((hyphens > 1) | seen.runs(_OF_TOKENS, 16))
+            | ((colons > 0) | (equals > 0)) & ((digits > 0) | (typed > 0))
+            | seen.having(b"pass", b"bear", b"rrob", b"arob", b"iocc")
+            | seen.having(b" at ") & seen.having(b" dot", b"unkt", b".co")
+            | seen.having_exactly(*(name.encode() for name in secrets.AWS))
+        )
+    return held.tolist()
 
 
 def find(text: str) -> list[Found]:
@@ -106,15 +130,15 @@ def _rules_for(text: str, seen: bytes, marks: bytes) -> list[Rule]:
             rules.append(secrets.assignments)
         if b"@" in marks:
             rules.append(addresses.emails)
-        if digits >= 4:
+        if digits >= 4 and numbers.may_be_ibans(seen):
             rules.append(numbers.ibans)
         if colons > 6 or (colons > 1 and "::" in text):
             rules.append(addresses.ip6)
-        if digits >= 4 and text.count(".") >= 3:
+        if digits >= 4 and text.count(".") >= 3 and addresses.may_be_ip4(seen):
             rules.append(addresses.ip4)
         if digits >= 7:
             rules.append(numbers.cards_and_phones)
-    if secrets.tokens not in rules and any(name in text for name in secrets.AWS):
+    if secrets.tokens not in rules and ("IA" in text or "ACCA" in text) and any(name in text for name in secrets.AWS):
         rules.append(secrets.tokens)
     if addresses.may_be_spelled(low):
         rules.append(addresses.spelled_emails)
@@ -173,6 +197,10 @@ def _plain(text: str) -> tuple[str, list[int], list[int]]:
 _SILENT = bytes(b for b in range(256) if b > 127 or chr(b).isalpha() or chr(b) in " \t\n\r\v\f,.'\"!?;")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _SYMBOL = re.compile(rb"[@#$%^&*~+]")
+_TELLING_KINDS = tuple(
+    map(kind, ("0123456789", ":", "-", "=", "@[({" + "".join(map(chr, (*range(9), *range(14, 32), 127))), "!?#$%^&*~+"))
+)
+_OF_TOKENS = kind("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _TELLING = re.compile(rb"@|[0-9][^0-9]{0,3}[0-9][^0-9]{0,3}[0-9]")
 
 _INVISIBLE = (
