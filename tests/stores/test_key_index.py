@@ -209,6 +209,14 @@ def test_equal_keys_of_others_survive_an_erasure(shelf: Shelf) -> None:
     assert found(shelf.index, [7]) == {7: [1, 3]}
 
 
+def test_an_erasure_at_the_beginning_of_a_later_pack_leaves_the_run_in_order(shelf: Shelf) -> None:
+    keys = [1] * 12 + [3, 3, 8, 11] + [12] * 4
+    shelf.index.add(*arrays([(key, number) for number, key in enumerate(keys, 1)]))
+    assert len(shelf.packs()) == 2
+    shelf.index.forget(np.array([17]))
+    assert shelf.open().verify() == []
+
+
 def test_an_index_with_everything_forgotten_has_no_packs_left(shelf: Shelf) -> None:
     shelf.index.add(*arrays([(7, 1), (8, 2)]))
     shelf.index.forget(np.array([1, 2]))

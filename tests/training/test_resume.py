@@ -182,7 +182,7 @@ def test_a_second_run_in_the_same_job_folder_is_refused_while_the_first_lives(ma
     ready = processes().Event()
     holder = processes().Process(target=_hold, args=(run.job, ready))
     holder.start()
-    assert ready.wait(60)
+    assert ready.wait(180)
     with pytest.raises(PlumblineError, match="another run is at work in"):
         run.train()
     assert not (run.job / "plan.json").exists()

@@ -212,13 +212,15 @@ class KeyIndex:
                 faults.append(error.fact)
                 continue
             name = row["pack"]
-            if np.any(keys[1:] < keys[:-1]) or (len(keys) and int(keys[0]) < ends.get(row["run"], 0)):
+            filed = keys[np.searchsorted(keys, _FIRST_KEY) :]  # what was erased before the first left no key
+            if np.any(keys[1:] < keys[:-1]) or (len(filed) and int(filed[0]) < ends.get(row["run"], 0)):
                 faults.append(f"keys of pack {name} are out of order")
             if np.any(values < 0) or np.any((keys == 0) & (values != 0)):
                 faults.append(f"pack {name} has an entry that nobody files")
             if not np.array_equal(bits, _filter(keys[values > 0], len(keys))):
                 faults.append(f"the filter of pack {name} is not that of its keys")
-            ends[row["run"]] = int(keys[-1]) if len(keys) else 0
+            if len(filed):
+                ends[row["run"]] = int(filed[-1])
         return faults
 
     def rebuild(self, batches: Iterable[tuple[Keys, Values]]) -> None:
