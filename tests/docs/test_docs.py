@@ -201,7 +201,7 @@ def test_the_table_of_pressures_names_the_five() -> None:
 
 
 def test_the_price_of_a_margin_in_clusters_is_tangos() -> None:
-    from plumbline.evaluation.intervals import tango
+    from plumbline.statistics.intervals import tango
 
     header = "| margin | 1 point | 2 points | 3 points | 5 points |"
     (_, *fewest), *_ = table("gate.md", header)

@@ -1,6 +1,8 @@
 """Pressures: each alarms on its own fault, stays quiet without it, and says so when it was not measured."""
 
+import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -137,6 +139,87 @@ def test_a_policy_that_moved_towards_what_people_chose_is_no_alarm(read, written
     assert not found.alarm
 
 
+def test_the_goodhart_gap_is_what_the_proxy_wins_less_what_people_back(read, written):
+    class Windy(written):
+        def _say(self, question):
+            return super()._say(question) + " and so on and so forth"
+
+    extra = compared(lambda i: str(i + 1), lambda i: "well that depends on many things")
+    found = read(Windy(), extra=extra)["proxy_reward"].statistics
+    assert found["proxy_win_rate"] == 1.0, "every answer grew"
+    assert found["goodhart_gap"] == pytest.approx(1.0 - found["win_rate"])
+
+
+def test_a_gap_that_grew_since_an_earlier_checkpoint_while_people_turned_away_is_an_alarm(read, written):
+    class Windy(written):
+        def _say(self, question):
+            return super()._say(question) + " and so on and so forth"
+
+        def log_likelihood(self, pairs):
+            found = super().log_likelihood(pairs)
+            return [
+                replace(one, total=-10.0 * (len(answer) < 9)) for one, (_, answer) in zip(found, pairs, strict=True)
+            ]
+
+    extra = compared(lambda i: str(i + 1), lambda i: "well that depends on many things")
+    early = read("sound", reference="babbles", extra=extra)["proxy_reward"]
+    late = read(Windy(), reference="babbles", extra=extra, observations=Observations(earlier=[early]))["proxy_reward"]
+    assert late.statistics["win_rate"] < early.statistics["win_rate"]
+    assert late.statistics["goodhart_growth_low"] > 0
+    assert late.alarm and "Goodhart gap grew" in late.explanation
+    again = read("sound", reference="babbles", extra=extra, observations=Observations(earlier=[early]))["proxy_reward"]
+    assert again.statistics["goodhart_growth"] == 0 and not again.alarm
+
+
+def preferred(longer_wins):
+    """400 comparisons of which people prefer the longer answer in this share, in no order of their texts."""
+    dice = random.Random(5)
+    rows = []
+    for i in range(400):
+        pair = [f"short {i}", f"a much longer answer to the same {i}"]
+        if dice.random() < longer_wins:
+            pair.reverse()
+        rows.append(Preference(pair[0], pair[1], f"c{i}"))
+    return Observations(preferences=rows)
+
+
+@pytest.mark.parametrize("longer_wins", [0.1, 0.5, 0.8])
+def test_a_proxy_is_calibrated_before_its_calibration_is_judged(read, longer_wins):
+    """The slope is fitted, on other folds, so a proxy that people contradict is calibrated as well: its slope is below
+    zero. What stays is the error that a length that says nothing about people could not explain by chance."""
+    found = read(observations=preferred(longer_wins))["proxy_reward"].statistics
+    assert found["proxy_accuracy"] == pytest.approx(longer_wins, abs=0.06)
+    assert found["proxy_ece"] < found["proxy_ece_by_chance"] + 0.05
+
+
+def test_a_proxy_whose_large_differences_mean_no_more_than_small_ones_is_miscalibrated(read):
+    dice = random.Random(6)
+    rows = []
+    for i in range(600):
+        words = 3 if i % 2 else 60
+        pair = ["w " * words + str(i), "w"]
+        if dice.random() > (0.9 if words == 3 else 0.55):
+            pair.reverse()
+        rows.append(Preference(pair[0], pair[1], f"c{i}"))
+    found = read(observations=Observations(preferences=rows))["proxy_reward"].statistics
+    assert found["proxy_ece"] > 0.1 > found["proxy_ece_by_chance"]
+
+
+def test_too_few_comparisons_give_no_calibration(read):
+    few = Observations(preferences=preferred(0.5).preferences[:49])
+    assert "proxy_ece" not in read(observations=few)["proxy_reward"].statistics
+
+
+def test_the_variance_that_phrasings_account_for_is_told_for_both_policies(read, written):
+    class CanonicalOnly(written):
+        def _say(self, question):
+            return "¿qué?" if question.startswith("cuánto") else super()._say(question)
+
+    found = read(CanonicalOnly())["template_overfit"].statistics
+    assert found["variance_of_variants_reference"] == 0 and found["variance_of_variants_aligned"] > 0.1
+    assert found["spread_of_variants_aligned"] == 1.0 and found["families_complete"] >= 2
+
+
 def test_preferences_that_the_caller_observed_count_too(read):
     seen = Observations(preferences=[Preference("a longer answer", "short", f"c{i}") for i in range(30)])
     found = read(observations=seen)["proxy_reward"]
@@ -159,7 +242,11 @@ def test_drift_names_what_shifted_and_which_digests_changed(read):
     old, new = window(1, ["facts"] * 50 + ["harm"] * 50), window(2, ["facts"] * 95 + ["harm"] * 5, rubric="r2")
     found = read(observations=Observations(previous=old, current=new))["feedback_drift"]
     assert found.alarm and not found.blocking
-    assert "shifted by slice" in found.explanation and "rubric, dataset" in found.explanation
+    assert (
+        "shifted by slice" in found.explanation
+        and "45.0% of the version" in found.explanation
+        and "rubric, dataset" in found.explanation
+    )
     steady = read(observations=Observations(previous=old, current=window(2, ["facts"] * 55 + ["harm"] * 48)))
     assert not steady["feedback_drift"].alarm
 

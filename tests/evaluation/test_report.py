@@ -21,7 +21,7 @@ from plumbline.records import (
 )
 
 WORLD = ClosedFormJudge("m", (r"sorry, .*",), (r"i do not know\.",), (r"(find|take) .*", r".*\d+"))
-GOLDEN = "sha256:e1c2d7014313fb02068b155ef64d1d15cd7367e90652855ee0b6c4dc2c4c7ae4"
+GOLDEN = "sha256:228e5708a0774595213d0d16e862346893011c001306ed0683d72c6d12d616a4"
 
 
 def example(*said: str) -> Example:

@@ -1,5 +1,6 @@
 """A local policy answers the same whatever it is batched with, and scores what it says."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from plumbline.errors import PlumblineError
 from plumbline.policies.files import MANIFEST, manifest_of, write_durably, write_manifest
 from plumbline.policies.local import LocalPolicy, load_model, logits_at, treats_logits
 from plumbline.policies.template import with_answer
-from plumbline.records import DecoderSettings, say
+from plumbline.records import DecoderSettings, Message, say
 
 PROMPTS = [(say("user", text),) for text in ("who is ana ?", "who ?", "ana", "héllo wörld", "who is ben ?")]
 SHORT = DecoderSettings(max_tokens=8)
@@ -143,3 +144,81 @@ def test_a_device_or_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
         with pytest.raises(PlumblineError, match="is no ordinary file"):
             write_durably(place, b"text")
     assert Path("/dev/null").is_char_device()
+
+
+def ragged(n: int) -> list[tuple[Message, ...]]:
+    return [(say("user", "ana is a baker . who ? " * (1 + i * 7 % 13) + str(i)),) for i in range(n)]
+
+
+def test_neighbours_do_not_change_a_bit_of_a_score(policy: LocalPolicy) -> None:
+    pairs = [(prompt, answer) for prompt in ragged(12) for answer in ("a", "a baker .", "ana is a baker .")]
+    together = policy.log_likelihood(pairs)
+    items = [pairs[start : start + 3] for start in range(0, len(pairs), 3)]
+    assert [score for item in items for score in policy.log_likelihood(item)] == together
+    turned = policy.log_likelihood([pair for item in items[::-1] for pair in item])
+    assert [score for start in range(0, len(pairs), 3)[::-1] for score in turned[start : start + 3]] == together
+    assert policy.log_likelihood(pairs[6:21]) == together[6:21]
+    other = (say("user", pairs[0][0][0].content),)
+    twice = [*pairs[:3], *[(other, answer) for _, answer in pairs[:3]]]
+    assert policy.log_likelihood(twice)[:3] == together[:3], "another item with the same question is a neighbour"
+
+
+def test_choices_in_one_row_score_as_each_in_its_own(policy: LocalPolicy) -> None:
+    from plumbline.policies import scoring
+
+    assert policy._branching
+    pairs = [(prompt, answer) for prompt in ragged(8) for answer in ("a", "a baker .", "héllo wörld .")]
+    rows = [row for [row] in policy.template.encode([with_answer(*pair) for pair in pairs], turns="last")]
+    asked = [scoring.Scored(tuple(row.ids[: row.stop.index(True)]), row.content.index(True)) for row in rows]
+    plain = scoring.score(policy.model, asked, treated=False, branching=False)
+    assert [score.total for score in policy.log_likelihood(pairs)] == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_slots_are_refilled_and_answers_stay_what_they_are_alone(
+    policy: LocalPolicy, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    from plumbline.policies import decoding
+
+    decoder = DecoderSettings(max_tokens=24, temperature=temperature, seed=5)
+    prompts = ragged(40)
+    assert policy._slotted
+    many = policy.generate(prompts, decoder)
+    monkeypatch.setitem(decoding.SLOTS, "cpu", 16)
+    assert policy.generate(prompts, decoder) == many
+    assert [policy.generate([prompt], decoder)[0] for prompt in prompts[::5]] == many[::5]
+    monkeypatch.setattr(policy, "_slotted", False)
+    assert policy.generate(prompts, decoder) == many, "by equal length, the texts are the same"
+
+
+def test_a_window_of_attention_is_seen_and_answers_take_turns_by_length(tiny_policy: Path) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    template = LocalPolicy.load(tiny_policy).template
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 2, "vocab_size": len(template.tokenizer), "sliding_window": 8}
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(initializer_range=0.5, eos_token_id=1, **sizes, **more))
+    policy = LocalPolicy(model, template, LocalPolicy.load(tiny_policy).manifest)
+    assert not policy._branching and not policy._slotted
+    prompts = ragged(6)
+    answers = policy.generate(prompts, SHORT)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor(policy.template.prompt_ids([prompt]))
+        wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+        assert answer.text == policy._text(wanted[0, ids.shape[1] :].tolist())
+
+
+def test_an_answer_too_long_has_no_score_and_a_prompt_too_long_is_cut(policy: LocalPolicy) -> None:
+    before = policy.truncated_prompts
+    prompt = (say("user", "x " * 400),)
+    long, short = policy.log_likelihood([(prompt, "y " * 400), (prompt, "ana")])
+    assert math.isnan(long.total) and math.isfinite(short.total)
+    assert policy.truncated_prompts == before + 2
+
+
+def test_an_adapter_alone_is_refused_with_the_command_that_merges_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(PlumblineError, match="adapter alone") as refused:
+        LocalPolicy.load(tmp_path)
+    assert "plumb export JOB --out DIR --form merged" in refused.value.remedy

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
-from plumbline.statistics.agreement import BLOCK, FEWEST, PASS, Agreement, agreement
+from plumbline.statistics.agreement import BLOCK, FEWEST, PASS, Agreement, agreement, cohen_kappa
 
 VERDICTS = ("reject", "unsure", "approve")
 SEVERITIES = ("none", "minor", "major", "severe")
@@ -121,3 +122,19 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_an_unknown_value_is_a_fault_and_not_a_category():
     with pytest.raises(KeyError):
         agreement([["approve", "maybe"]], VERDICTS)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(VERDICTS), st.sampled_from(VERDICTS)), min_size=1, max_size=50))
+def test_kappa_is_scikit_learns(pairs):
+    first, second = zip(*pairs, strict=True)
+    if len({*first, *second}) == 1:
+        assert cohen_kappa(first, second) is None, "scikit-learn says nan"
+    else:
+        assert cohen_kappa(first, second) == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+
+
+def test_kappa_needs_two_labels_for_every_item():
+    for first, second in (([], []), (["approve"], ["approve", "reject"])):
+        with pytest.raises(ValueError):
+            cohen_kappa(first, second)

@@ -24,7 +24,7 @@ from plumbline.evaluation.pressures import (
     ReviewLabel,
 )
 from plumbline.evaluation.runner import evaluate
-from plumbline.evaluation.suites.files import load_suite, read_suite, save_suite
+from plumbline.evaluation.suites import join_suites, load_suite, open_suite, read_suite, save_suite
 
 __all__ = [
     "BEHAVIORS",
@@ -52,7 +52,9 @@ __all__ = [
     "error_cards",
     "evaluate",
     "export_gauges",
+    "join_suites",
     "load_suite",
+    "open_suite",
     "read_suite",
     "save_suite",
 ]

@@ -14,10 +14,13 @@ from plumbline.evaluation.answers import Answers, ItemAnswer, by_likelihood
 from plumbline.evaluation.baselines import baseline_rates
 from plumbline.evaluation.behaviors import BEHAVIORS, Metric
 from plumbline.evaluation.estimates import ALL, named_losses, paired_estimate, rounded
-from plumbline.evaluation.judging.judges import Judge, TextJudge
+from plumbline.evaluation.judging.correction import GATED, corrected_rates
+from plumbline.evaluation.judging.instrument import Instrument
+from plumbline.evaluation.judging.judges import Judge, JudgePerPolicy, TextJudge, judge_of
+from plumbline.evaluation.judging.labels import Labels
 from plumbline.evaluation.pressures import PRESSURE_MONITORS, DatasetWindow, Evidence, Observations
 from plumbline.evaluation.scorers import score
-from plumbline.evaluation.suites.contamination import contaminated_items
+from plumbline.evaluation.suites.contamination import overlaps
 from plumbline.evaluation.suites.variants import variant_of
 from plumbline.evaluation.table import PairedItem, PairedTable
 from plumbline.records import (
@@ -31,8 +34,10 @@ from plumbline.records import (
     SevereCount,
     Suite,
     SuiteItem,
+    digest_of,
     short,
 )
+from plumbline.records.judging import CorrectedRate, ErrorCard
 from plumbline.statistics.intervals import clopper_pearson
 from plumbline.statistics.paired import ALPHA, Difference
 
@@ -47,21 +52,26 @@ def compare(
     rubric: Rubric,
     dataset_manifest: DatasetManifest | None = None,
     training_examples: Sequence[Example] | None = None,
-    judge: Judge | None = None,
+    judge: Judge | JudgePerPolicy | None = None,
+    labels: Labels | None = None,
     observations: Observations | None = None,
 ) -> EvaluationReport:
     """Paired estimates by area, metric and slice; pressures; baselines; failure cases. Pure.
+
+    A fitted judge reads each policy's answers at that policy's threshold and brings its error cards; `labels` that
+    people gave to these very texts correct its rates (`CorrectedRate`).
 
     Raises PlumblineError when the answers are not to this suite, not under one decoder, or when the aligned
     policy's manifest names another dataset version than `dataset_manifest`.
     """
     _check_manifests(reference, aligned, suite, dataset_manifest)
     judge = judge or TextJudge()
+    readers = judge_of(judge, reference.policy), judge_of(judge, aligned.policy)
     training = training_examples or ()
-    tainted = contaminated_items(suite.items, training)
-    excluded = set(tainted)
+    tainted = overlaps(suite.items, training, canaries=suite.terms.canaries)
+    excluded = {overlap.item for overlap in tainted}
     clean = [item for item in suite.items if item.id not in excluded]
-    table = _pair(clean, reference, aligned, judge)
+    table = _pair(clean, reference, aligned, readers)
 
     estimates: list[PairedEstimate] = []
     slices: list[PairedEstimate] = []
@@ -88,7 +98,11 @@ def compare(
     if seen.current is None and dataset_manifest is not None:
         window = DatasetWindow(dataset_manifest, training)
         seen = replace(seen, current=window)
-    evidence = Evidence(table, judge, training, seen)
+    evidence = Evidence(table, readers[1], training, seen)
+    cards = _cards(judge, reference, aligned)
+    corrected: tuple[CorrectedRate, ...] = ()
+    if labels is not None:
+        corrected = corrected_rates(reference, aligned, suite, judge, labels, cards=cards, counted=GATED)
     return EvaluationReport(
         reference=reference.policy,
         aligned=aligned.policy,
@@ -96,7 +110,7 @@ def compare(
         rubric=rubric.digest,
         dataset=dataset_manifest.digest if dataset_manifest else None,
         decoder=aligned.decoder,
-        judge=judge.digest,
+        judge=readers[1].digest if readers[0] == readers[1] else digest_of([reader.digest for reader in readers]),
         policies=(_compared("reference", reference), _compared("aligned", aligned)),
         estimates=tuple(estimates),
         severe=tuple(severe),
@@ -104,8 +118,11 @@ def compare(
         pressures=tuple(pressure.measure(evidence) for pressure in PRESSURE_MONITORS),
         failures=tuple(failures),
         baselines=baselines,
+        corrected=corrected,
+        cards=cards,
         missing=len(clean) - len(table.rows),
-        contaminated=tuple(tainted),
+        contaminated=tuple(overlap.item for overlap in tainted),
+        overlaps=tuple(tainted),
     )
 
 
@@ -132,7 +149,16 @@ def _check_manifests(reference: Answers, aligned: Answers, suite: Suite, manifes
         )
 
 
-def _pair(items: Sequence[SuiteItem], reference: Answers, aligned: Answers, judge: Judge) -> PairedTable:
+def _cards(judge: Judge | JudgePerPolicy, reference: Answers, aligned: Answers) -> tuple[ErrorCard, ...]:
+    """What is known of a fitted judge's errors on these two policies."""
+    if not isinstance(judge, Instrument):
+        return ()
+    return tuple(card for card in judge.fitted.cards if card.policy in (reference.policy, aligned.policy))
+
+
+def _pair(
+    items: Sequence[SuiteItem], reference: Answers, aligned: Answers, readers: tuple[Judge, Judge]
+) -> PairedTable:
     """Rows by item id, in suite order; an item with an error, or without an answer record, forms no pair."""
     old = {answer.item: answer for answer in reference.answers if answer.error is None}
     new = {answer.item: answer for answer in aligned.answers if answer.error is None}
@@ -140,7 +166,7 @@ def _pair(items: Sequence[SuiteItem], reference: Answers, aligned: Answers, judg
     for item in items:
         if item.id in old and item.id in new:
             a, b = old[item.id], new[item.id]
-            rows.append(PairedItem(item, a, b, score(item, a, judge), score(item, b, judge)))
+            rows.append(PairedItem(item, a, b, score(item, a, readers[0]), score(item, b, readers[1])))
     return PairedTable(tuple(rows))
 
 
@@ -197,7 +223,12 @@ def _severe(table: PairedTable, area: str, metric: Metric) -> list[SevereCount]:
 
 def _compared(role: Literal["reference", "aligned"], answers: Answers) -> ComparedPolicy:
     return ComparedPolicy(
-        role=role, name=answers.name, policy=answers.policy, template=answers.template, dataset=answers.dataset
+        role=role,
+        name=answers.name,
+        policy=answers.policy,
+        template=answers.template,
+        dataset=answers.dataset,
+        verified=answers.verified,
     )
 
 

@@ -4,6 +4,6 @@
 modules, so that asking for the interface costs nothing.
 """
 
-from plumbline.policies.base import Completion, LogLikelihood, Policy
+from plumbline.policies.base import Completion, Interrupted, LogLikelihood, NoLikelihood, Policy
 
-__all__ = ["Completion", "LogLikelihood", "Policy"]
+__all__ = ["Completion", "Interrupted", "LogLikelihood", "NoLikelihood", "Policy"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from plumbline.errors import PlumblineError
 from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest
 
 
@@ -23,6 +24,16 @@ class LogLikelihood:
     total: float
     tokens: int
     bytes: int
+
+
+class NoLikelihood(PlumblineError):
+    """The policy cannot say how likely a given answer is; it may still generate."""
+
+
+class Interrupted(PlumblineError):
+    """The policy was lost half-way. `done` holds, in the order asked, what it had answered, and None for the rest."""
+
+    done: Sequence[Completion | LogLikelihood | None] = ()
 
 
 @runtime_checkable

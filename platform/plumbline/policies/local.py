@@ -1,27 +1,30 @@
-"""A policy in this process, by transformers. Prompts of equal length are asked together, never padded.
+"""A policy in this process, by transformers. What it says and scores depends on the request alone.
 
-Padding changes attention sums in the last bits, and lm-evaluation-harness users have met scores that move with the
-batch size for years (#1645, #704); grouping by exact length avoids it. Log-likelihoods right-pad, which a causal
-model cannot see.
+Not on its neighbours, their number, or what was asked before: lm-evaluation-harness users have met scores that move
+with the batch size for years (#1645, #704). `scoring` and `decoding` say how. On a CPU the results are equal to the
+last bit; another device, another number format or another version of torch may differ in the last digits.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from plumbline.errors import PlumblineError
+from plumbline.policies import decoding, scoring
 from plumbline.policies.base import Completion, LogLikelihood
 from plumbline.policies.files import manifest_of, resolve, verify
+from plumbline.policies.scoring import Scored, logits_at
 from plumbline.policies.template import ChatTemplate, with_answer
 from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest
 
-MAX_ROWS = 256
-MAX_SCORE_TOKENS = 16384
+__all__ = ["LocalPolicy", "identify", "load_model", "load_template", "logits_at", "says_treated", "treats_logits"]
 
 
 class LocalPolicy:
@@ -43,22 +46,18 @@ class LocalPolicy:
     @classmethod
     def load(cls, directory_or_id: str | Path, *, device: str = "cpu") -> "LocalPolicy":
         """Load and verify a policy. Raises PlumblineError when it is unreadable or not what its manifest says."""
-        path = resolve(directory_or_id)
+        path, manifest = identify(directory_or_id)
         tokenizer, model = load_model(path)
-        template = ChatTemplate(tokenizer, name=path.name)
-        manifest = manifest_of(path, template.digest)
-        verify(path, manifest)
-        if manifest.template != template.digest:
-            raise PlumblineError(
-                f"the chat template at {path} is not the one that the policy's manifest names",
-                consequence="the policy was not loaded: it would be asked in another form than it was trained in",
-                remedy="restore the exported chat template",
-            )
-        return cls(model.to(device), template, manifest)
+        return cls(model.to(device), ChatTemplate(tokenizer, name=path.name), manifest)
 
     @property
     def manifest(self) -> PolicyManifest:
         return self._manifest
+
+    @property
+    def place(self) -> str:
+        """Where it computes, which may change the last bits: `cpu` or `cuda`."""
+        return str(self.device.type)
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +67,14 @@ class LocalPolicy:
     def _treated(self) -> bool:
         return treats_logits(self.model)
 
+    @cached_property
+    def _branching(self) -> bool:
+        return scoring.branches(self.model, self._treated)
+
+    @cached_property
+    def _slotted(self) -> bool:
+        return decoding.slots_work(self.model, self._treated)
+
     @property
     def context(self) -> int:
         """Tokens that fit: prompt and answer together."""
@@ -75,17 +82,9 @@ class LocalPolicy:
 
     def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
         """One completion per prompt, in order. Sampling is seeded per request, so neighbours do not matter."""
-        encoded = [self._fit(ids, decoder) for ids in self.template.prompt_ids(prompts)]
-        groups: dict[int, list[int]] = {}
-        for index, ids in enumerate(encoded):
-            groups.setdefault(len(ids), []).append(index)
-        answers: list[Completion | None] = [None] * len(encoded)
-        for members in groups.values():
-            for start in range(0, len(members), MAX_ROWS):
-                rows = members[start : start + MAX_ROWS]
-                for index, completion in zip(rows, self._decode([encoded[i] for i in rows], decoder), strict=True):
-                    answers[index] = completion
-        return cast(list[Completion], answers)
+        fitting = [self._fit(ids, decoder) for ids in self.template.prompt_ids(prompts)]
+        how = {"treated": self._treated, "slotted": self._slotted}
+        return decoding.generate(self.model, fitting, decoder, self.stop_ids, self._text, **how)
 
     def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Generator[str, None, Completion]:
         """The answer in pieces; the generator's value is the Completion. Joined, the pieces are `generate`'s text.
@@ -96,13 +95,14 @@ class LocalPolicy:
         tokens: list[int] = []
         said, text = 0, ""
         finish: Finish = "length"
-        for (token,) in self._steps([ids], decoder):
+        generator = None if decoder.greedy else torch.Generator().manual_seed(decoder.seed)
+        for (token,) in decoding.steps(self.model, [ids], decoder, [generator]):
             if token in self.stop_ids:
                 finish = "stop"
                 break
             tokens.append(token)
             text = self._text(tokens)
-            if (cut := _stop_at(text, decoder.stop)) is not None:
+            if (cut := decoding.stop_at(text, decoder.stop)) is not None:
                 text, finish = text[:cut], "stop"
                 break
             safe = len(text.rstrip("\N{REPLACEMENT CHARACTER}")) - _held_back(text, decoder.stop)
@@ -115,20 +115,30 @@ class LocalPolicy:
 
     def log_likelihood(self, pairs: Sequence[tuple[Conversation, str]]) -> list[LogLikelihood]:
         """log pi(answer | prompt) of each answer's text, end-of-turn excluded, in float32 nats. Answers that the prompt
-        holds are context. Raises PlumblineError where the template writes an answer in a form that cannot be masked."""
+        holds are context. Neighbours that share one prompt object, as the choices of an item do, are a unit: the last
+        bits of a score hold for its unit. Raises PlumblineError where the template writes an answer in a form that
+        cannot be masked."""
         rows = self.template.encode([with_answer(prompt, answer) for prompt, answer in pairs], turns="last")
-        encoded = [row for [row] in rows]
-        order = sorted(range(len(pairs)), key=lambda i: len(encoded[i].ids))
-        scores: list[LogLikelihood | None] = [None] * len(pairs)
-        batch: list[int] = []
-        for index in [*order, -1]:
-            longest = len(encoded[index].ids) if index >= 0 else 0
-            if batch and (index < 0 or longest * (len(batch) + 1) > MAX_SCORE_TOKENS):
-                for i, (total, tokens) in zip(batch, self._score([encoded[i] for i in batch]), strict=True):
-                    scores[i] = LogLikelihood(total, tokens, len(pairs[i][1].encode()))
-                batch = []
-            batch.append(index)
-        return cast(list[LogLikelihood], scores)
+        units = accumulate((int(one is not other) for (one, _), (other, _) in pairwise(pairs)), initial=0)
+        asked = [self._whole(row.ids, row.content, unit) for [row], unit in zip(rows, units, strict=False)]
+        whole = [one for one in asked if one is not None]
+        found = iter(scoring.score(self.model, whole, treated=self._treated, branching=self._branching))
+        return [
+            LogLikelihood(math.nan, 0, len(answer.encode()))
+            if one is None
+            else LogLikelihood(next(found), len(one.ids) - one.start, len(answer.encode()))
+            for one, (_, answer) in zip(asked, pairs, strict=True)
+        ]
+
+    def _whole(self, ids: list[int], content: list[bool], unit: int) -> Scored | None:
+        """The answer's own tokens after what comes before them, cut from the left to fit; None when the answer alone
+        does not fit. The last token is only predicted, so it needs no room."""
+        start = max(1, content.index(True)) if any(content) else len(ids)
+        end = len(ids) - content[::-1].index(True) if any(content) else len(ids)
+        cut = max(0, end - self.context - 1)
+        if cut:
+            self.truncated_prompts += 1
+        return Scored(tuple(ids[cut:end]), start - cut, unit) if start > cut else None
 
     def _fit(self, ids: list[int], decoder: DecoderSettings) -> list[int]:
         room = max(1, self.context - decoder.max_tokens)
@@ -137,69 +147,31 @@ class LocalPolicy:
             return ids[-room:]
         return ids
 
-    def _decode(self, prompts: list[list[int]], decoder: DecoderSettings) -> list[Completion]:
-        tokens: list[list[int]] = [[] for _ in prompts]
-        finished: list[bool] = [False] * len(prompts)
-        stopped: list[str | None] = [None] * len(prompts)
-        for step in self._steps(prompts, decoder):
-            for row, token in enumerate(step):
-                if finished[row]:
-                    continue
-                if token in self.stop_ids:
-                    finished[row] = True
-                    continue
-                tokens[row].append(token)
-                if decoder.stop and (cut := _stop_at(text := self._text(tokens[row]), decoder.stop)) is not None:
-                    finished[row], stopped[row] = True, text[:cut]
-            if all(finished):
-                break
-        texts = [self._text(row) if cut is None else cut for row, cut in zip(tokens, stopped, strict=True)]
-        return [
-            Completion(text, "stop" if done else "length", len(row))
-            for text, done, row in zip(texts, finished, tokens, strict=True)
-        ]
-
-    def _steps(self, prompts: list[list[int]], decoder: DecoderSettings) -> Iterator[list[int]]:
-        """Next tokens of every row, step by step. All prompts have the same length."""
-        generators = [torch.Generator().manual_seed(decoder.seed) for _ in prompts] if not decoder.greedy else []
-        ids = torch.tensor(prompts, device=self.device)
-        cache = DynamicCache(config=self.model.config)
-        for _ in range(decoder.max_tokens):
-            # Not held across the yield: a consumer that drops the stream must not leave the mode switched on.
-            with torch.inference_mode():
-                logits = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
-                chosen = logits.argmax(-1) if decoder.greedy else _sample(logits, decoder, generators)
-                ids = chosen[:, None]
-            yield chosen.tolist()
-
-    def _score(self, rows: list[Any]) -> list[tuple[float, int]]:
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.zeros((len(rows), longest), dtype=torch.long)
-        wanted = torch.zeros((len(rows), longest), dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids)
-            wanted[i, : len(row.ids)] = torch.tensor(row.content)
-        ids, wanted = ids.to(self.device), wanted.to(self.device)
-        wanted[:, 0] = False
-        with torch.inference_mode():
-            logp = torch.log_softmax(logits_at(self.model, ids, wanted[:, 1:], treated=self._treated).float(), -1)
-            picked = logp.gather(-1, ids[:, 1:][wanted[:, 1:]][:, None])[:, 0].double()
-        counts = wanted.sum(-1).tolist()
-        parts = torch.split(picked, counts)
-        return [(float(part.sum()), n) for part, n in zip(parts, counts, strict=True)]
-
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def logits_at(model: Any, ids: torch.Tensor, wanted: torch.Tensor, *, treated: bool) -> torch.Tensor:
-    """Logits [wanted positions, vocabulary] for ids [rows, length] and wanted [rows, length - 1], where position i
-    predicts token i + 1. Only those positions meet the output layer, unless the architecture treats its logits
-    (`treats_logits`)."""
-    if treated:
-        return cast(torch.Tensor, model(ids, use_cache=False).logits[:, :-1][wanted])
-    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted]
-    return cast(torch.Tensor, model.get_output_embeddings()(hidden))
+def identify(directory_or_id: str | Path) -> tuple[Path, PolicyManifest]:
+    """A policy's directory and manifest, verified against its files; its weights are hashed, not loaded. Raises
+    PlumblineError when it is unreadable, an adapter alone, or not what its manifest says."""
+    given = Path(directory_or_id)
+    if (given / "adapter_config.json").is_file() and not (given / "config.json").is_file():
+        raise PlumblineError(
+            f"{given} holds an adapter alone, without the weights that it changes",
+            consequence="nothing was loaded: an adapter is no policy until it is merged into its base",
+            remedy="export the job once more as one model: plumb export JOB --out DIR --form merged, and name that DIR",
+        )
+    path = resolve(directory_or_id)
+    template = ChatTemplate(_read(path, lambda: AutoTokenizer.from_pretrained(path)), name=path.name)
+    manifest = manifest_of(path, template.digest)
+    verify(path, manifest)
+    if manifest.template != template.digest:
+        raise PlumblineError(
+            f"the chat template at {path} is not the one that the policy's manifest names",
+            consequence="the policy was not loaded: it would be asked in another form than it was trained in",
+            remedy="restore the exported chat template",
+        )
+    return path, manifest
 
 
 def treats_logits(model: Any) -> bool:
@@ -252,34 +224,23 @@ def load_template(path: Path, text: str | None = None, added_tokens: tuple[str, 
 def load_model(path: Path) -> tuple[Any, Any]:
     """(tokenizer, model) of a resolved directory, float32, safetensors only, no remote code."""
     disable_progress_bar()
+    tokenizer = _read(path, lambda: AutoTokenizer.from_pretrained(path))
+    return tokenizer, _read(
+        path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    )
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+        return read()
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and more
         raise PlumblineError(
             f"the policy at {path} cannot be read: {str(error).splitlines()[0]}",
             consequence="nothing was loaded",
             remedy="export it again (safetensors, tokenizer.json, config.json), or name another directory or id",
         ) from error
-    return tokenizer, model
-
-
-def _sample(logits: torch.Tensor, decoder: DecoderSettings, generators: list[torch.Generator]) -> torch.Tensor:
-    """Temperature and nucleus sampling (Holtzman et al. 2020), one generator per row."""
-    probabilities = torch.softmax(logits.cpu() / decoder.temperature, -1)
-    if decoder.top_p < 1:
-        ordered, places = probabilities.sort(-1, descending=True)
-        ordered[(ordered.cumsum(-1) - ordered) >= decoder.top_p] = 0
-        probabilities = torch.zeros_like(probabilities).scatter(-1, places, ordered)
-    picks = [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
-    return torch.cat(picks).to(logits.device)
 
 
 def _held_back(text: str, stops: tuple[str, ...]) -> int:
     """Characters at the end of `text` that are the beginning of a stop text."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-
-
-def _stop_at(text: str, stops: tuple[str, ...]) -> int | None:
-    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
-    return min(places) if places else None

@@ -2,22 +2,31 @@
 
 `chat_body` and `read_answer` are also what the shadow worker uses, so that a policy is asked the same way whoever
 asks. Requests go out concurrently and come back in the order asked.
+
+Chat gives no likelihood of a text that the server did not write. Where it offers `/completions` with `echo` and
+`logprobs` for token ids (vLLM), that is used: the ids come from `template`, the policy's own chat template and
+tokenizer, or from the server's `/tokenize`.
 """
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 
 from plumbline.errors import PlumblineError
-from plumbline.policies.base import Completion, LogLikelihood
-from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest, as_dicts
+from plumbline.policies.base import Completion, Interrupted, LogLikelihood, NoLikelihood
+from plumbline.policies.endpoint import POLICY_HEADER, ServedPolicy
+from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest, as_dicts, say
+
+if TYPE_CHECKING:
+    from plumbline.policies.template import ChatTemplate
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _T = TypeVar("_T")
+_A = TypeVar("_A")
 
 
 def chat_body(model: str, messages: Conversation, decoder: DecoderSettings, *, stream: bool = False) -> dict[str, Any]:
@@ -64,10 +73,13 @@ def finish_of(reason: object) -> Finish:
 class RemotePolicy:
     """The Policy protocol over `url` (the base that ends in /v1), asking for `model`.
 
-    An endpoint that cannot be reached, or says that the request is wrong (4xx), raises PlumblineError. A single
-    prompt that still fails after `retries` (timeout, 5xx) comes back as `Completion("", "error", 0)`, so that one
-    bad answer does not lose the others; the gate counts it as missing.
+    An endpoint that cannot be reached, refuses the key or the model, states another policy than the manifest's, or
+    fails `concurrency` prompts in a row raises Interrupted, with the answers so far. A single prompt that still fails
+    after `retries` (timeout, 5xx), or that is refused (400, 413, 422), comes back as `Completion("", "error", 0)`, so
+    that one bad answer does not lose the others; the gate counts it as missing.
     """
+
+    place = "endpoint"
 
     def __init__(
         self,
@@ -79,12 +91,15 @@ class RemotePolicy:
         timeout_s: float = 60.0,
         retries: int = 3,
         api_key: str | None = None,
+        template: "ChatTemplate | None" = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.model = model
         self.concurrency = concurrency
         self.timeout_s = timeout_s
         self.retries = retries
+        self.template = template
+        self.last_failure = ""
         self._manifest = manifest
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
@@ -92,69 +107,198 @@ class RemotePolicy:
     def manifest(self) -> PolicyManifest:
         return self._manifest
 
+    @property
+    def verified(self) -> bool:
+        """Whether the digest is stated by a Plumbline predictor, which checked its weights, and by every answer."""
+        return isinstance(self._manifest, ServedPolicy)
+
     def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
         """One completion per prompt, in order, `concurrency` at a time."""
-        return _run(self._all(prompts, decoder)) if prompts else []
+
+        async def one(session: aiohttp.ClientSession, prompt: Conversation) -> Completion:
+            body = chat_body(self.model, prompt, decoder)
+            return await self._post(session, f"{self.url}/chat/completions", body, read_answer)
+
+        found = self._each(prompts, one)
+        return [Completion("", "error", 0) if answer is None else answer for answer in found]
 
     def log_likelihood(self, pairs: Sequence[tuple[Conversation, str]]) -> list[LogLikelihood]:
-        """Not offered: a chat completions API scores only what it generates itself."""
-        raise PlumblineError(
-            f"the endpoint {self.url} gives no log-likelihood of a text that it did not generate",
-            consequence="metrics that compare choices by likelihood cannot be computed through it",
-            remedy="evaluate the policy from its directory (a local policy), where they can",
-        )
+        """log pi(answer | prompt) of each answer's text, end-of-turn excluded, as the server computes it. Raises
+        NoLikelihood where it does not; a request that fails gives a total that is not a number."""
 
-    async def _all(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
-        places = asyncio.Semaphore(self.concurrency)
-        timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=min(5.0, self.timeout_s))
-        connector = aiohttp.TCPConnector(limit=self.concurrency)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as session:
+        async def one(session: aiohttp.ClientSession, pair: tuple[Conversation, str]) -> LogLikelihood:
+            ids, start = await self._ids(session, *pair)
+            echo = {"max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+            body = {"model": self.model, "prompt": ids, **echo}
+            total = await self._offered(
+                session, f"{self.url}/completions", body, lambda found: _read_echo(found, start, len(ids))
+            )
+            return LogLikelihood(total, len(ids) - start, len(pair[1].encode()))
 
-            async def one(prompt: Conversation) -> Completion:
-                async with places:
-                    return await self._ask(session, chat_body(self.model, prompt, decoder))
+        found = self._each(pairs, one)
+        return [LogLikelihood(float("nan"), 0, 0) if value is None else value for value in found]
 
-            tasks = [asyncio.ensure_future(one(prompt)) for prompt in prompts]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
+    async def _ids(self, session: aiohttp.ClientSession, prompt: Conversation, answer: str) -> tuple[list[int], int]:
+        """The ids of prompt and answer, and where the answer begins."""
+        if self.template is not None:
+            from plumbline.policies.template import with_answer
 
-    async def _ask(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> Completion:
+            [[row]] = self.template.encode([with_answer(prompt, answer)], turns="last")
+            start = row.content.index(True) if any(row.content) else len(row.ids)
+            end = len(row.ids) - row.content[::-1].index(True) if any(row.content) else len(row.ids)
+            return row.ids[:end], start
+        turns: list[list[int]] = []
+        for messages, more in (
+            (prompt, {"add_generation_prompt": True}),
+            ((*prompt, say("assistant", answer)), {"add_generation_prompt": False, "continue_final_message": True}),
+        ):
+            body = {"model": self.model, "messages": as_dicts(messages), "add_special_tokens": False, **more}
+            root = self.url.removesuffix("/v1")
+            turns.append(await self._offered(session, f"{root}/tokenize", body, lambda found: list(found["tokens"])))
+        asked, whole = turns
+        if whole[: len(asked)] != asked:
+            raise NoLikelihood(
+                f"the endpoint {self.url} tokenises a prompt otherwise when an answer follows",
+                consequence="metrics that compare choices by likelihood cannot be computed through it",
+                remedy="name the policy's tokenizer and template with --tokenizer, or evaluate it from its directory",
+            )
+        return whole, len(asked)
+
+    async def _offered(
+        self, session: aiohttp.ClientSession, url: str, body: dict[str, Any], read: Callable[[Any], _T]
+    ) -> _T:
+        """What a route that not every server has says."""
+        try:
+            return await self._post(session, url, body, read)
+        except _Refused as refused:
+            raise NoLikelihood(
+                f"the endpoint {self.url} gives no log-likelihood of a text that it did not generate"
+                f" ({url.rpartition('/')[2]}: {refused})",
+                consequence="metrics that compare choices by likelihood cannot be computed through it",
+                remedy="evaluate the policy from its directory, or serve it with vLLM (completions with echo and"
+                " logprobs) and name its tokenizer with --tokenizer",
+            ) from refused
+
+    def _each(self, asked: Sequence[_A], one: Callable[[aiohttp.ClientSession, _A], Awaitable[_T]]) -> list[_T | None]:
+        """Every request, `concurrency` at a time, in order; None for one that failed. Raises Interrupted when the
+        endpoint is lost: what it had answered is in `done`."""
+        done: list[_T | None] = [None] * len(asked)
+        lost: list[PlumblineError] = []
+        in_a_row = 0
+
+        async def run() -> None:
+            places = asyncio.Semaphore(self.concurrency)
+            timeout = aiohttp.ClientTimeout(total=self.timeout_s, sock_connect=min(5.0, self.timeout_s))
+            connector = aiohttp.TCPConnector(limit=self.concurrency)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._headers) as session:
+                await asyncio.gather(*(guarded(session, places, index) for index in range(len(asked))))
+
+        async def guarded(session: aiohttp.ClientSession, places: asyncio.Semaphore, index: int) -> None:
+            nonlocal in_a_row
+            async with places:
+                if lost:
+                    return
+                try:
+                    done[index] = await one(session, asked[index])
+                    in_a_row = 0
+                except PlumblineError as error:
+                    lost.append(error)
+                except (_Refused, _Failed) as error:
+                    in_a_row, self.last_failure = in_a_row + 1, str(error)
+                    if in_a_row >= self.concurrency:
+                        lost.append(self._gone(f"{in_a_row} requests in a row failed: {error}"))
+
+        if asked:
+            _run(run())
+        if lost:
+            fault = lost[0]
+            if isinstance(fault, Interrupted):
+                fault.done = done  # type: ignore[assignment]  # completions or likelihoods, as asked
+            raise fault
+        return done
+
+    async def _post(
+        self, session: aiohttp.ClientSession, url: str, body: dict[str, Any], read: Callable[[Any], _T]
+    ) -> _T:
+        """The answer, asked for again after failures that may pass. Raises _Refused for a request that is wrong in
+        itself, _Failed when the retries are used up, Interrupted when the endpoint is lost."""
+        failed = "no answer"
         refused: Exception | None = None
         for attempt in range(self.retries + 1):
             if attempt:
                 await asyncio.sleep(min(5.0, 0.1 * 2**attempt))
+            refused = None
             try:
-                async with session.post(f"{self.url}/chat/completions", json=body) as response:
-                    refused = None
+                async with session.post(url, json=body) as response:
                     if response.status == 200:
-                        return read_answer(json.loads(await response.read()))
+                        self._same_policy(response.headers.get(POLICY_HEADER))
+                        return read(json.loads(await response.read()))
+                    said = _words(await response.text())
+                    if response.status in (401, 403) or (response.status == 404 and url.endswith("/chat/completions")):
+                        raise self._wrong(response.status, said)
                     if response.status not in RETRIED:
-                        raise self._wrong(response.status, await response.text())
+                        raise _Refused(f"status {response.status}: {said}")
+                    failed = f"status {response.status}: {said}"
             except aiohttp.ClientConnectorError as error:
                 refused = error
-            except (aiohttp.ClientError, TimeoutError, ValueError):
-                refused = None
+            except TimeoutError:
+                failed = f"no answer within {self.timeout_s:g} s"
+            except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
+                failed = f"{type(error).__name__}: {error}"
         if refused is not None:
-            raise PlumblineError(
-                f"nothing answers at {self.url} ({refused})",
-                consequence="the policy was not asked; no answers were kept",
-                remedy="start the predictor, or correct the URL (it ends in /v1)",
-            ) from refused
-        return Completion("", "error", 0)
+            raise self._gone(f"nothing answers at {self.url} ({refused})")
+        raise _Failed(failed)
 
-    def _wrong(self, status: int, text: str) -> PlumblineError:
-        try:
-            said = str(json.loads(text)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            said = text[:200]
-        return PlumblineError(
-            f"{self.url} refused the request for model {self.model!r} with status {status}: {said}",
-            consequence="the policy was not asked; no answers were kept",
-            remedy="check the model's name, the decoder settings and the API key against what the endpoint offers",
+    def _same_policy(self, stated: str | None) -> None:
+        if isinstance(self._manifest, ServedPolicy) and stated not in (None, self._manifest.digest):
+            raise Interrupted(
+                f"{self.url} now serves another policy as {self.model!r}: {str(stated)[:19]}",
+                consequence="the evaluation stops: answers of two policies would be mixed; finished ones are kept",
+                remedy="run the same command again to evaluate what is served now",
+            )
+
+    def _gone(self, fact: str) -> Interrupted:
+        fact = fact if self.url in fact else f"{self.url}: {fact}"
+        return Interrupted(
+            fact,
+            consequence="the evaluation stops; finished answers are kept",
+            remedy="see that the endpoint runs and is fast enough (--timeout, --concurrency), then run the same command"
+            " again: it goes on where it stopped",
         )
+
+    def _wrong(self, status: int, said: str) -> Interrupted:
+        return Interrupted(
+            f"{self.url} refused the request for model {self.model!r} with status {status}: {said}",
+            consequence="the evaluation stops; finished answers are kept",
+            remedy="check the model's name and the API key against what the endpoint offers",
+        )
+
+
+class _Refused(Exception):
+    """The server says that this one request is wrong."""
+
+
+class _Failed(Exception):
+    """This one request got no answer."""
+
+
+def _words(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
+
+
+def _read_echo(body: Any, start: int, end: int) -> float:
+    """The sum of an echoed prompt's log-probabilities from `start` to `end`. _Refused where the server ignored `echo`
+    or `logprobs`."""
+    try:
+        values = body["choices"][0]["logprobs"]["token_logprobs"]
+        if len(values) < end:
+            raise _Refused("the answer does not echo the prompt")
+        return float(sum(float(value) for value in values[start:end]))
+    except (KeyError, IndexError, TypeError) as error:
+        raise _Refused("the answer holds no log-probabilities of the prompt") from error
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

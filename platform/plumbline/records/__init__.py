@@ -63,7 +63,7 @@ from plumbline.records.review import (
     policy_text_digest,
 )
 from plumbline.records.rubric import AREAS, PRESSURES, Rubric, Rule
-from plumbline.records.suite import Suite, SuiteItem
+from plumbline.records.suite import Overlap, Suite, SuiteItem
 
 __all__ = [
     "APPROVED_TYPE",
@@ -111,6 +111,7 @@ __all__ = [
     "Notice",
     "Objective",
     "Optimiser",
+    "Overlap",
     "Pair",
     "PairedEstimate",
     "PolicyManifest",

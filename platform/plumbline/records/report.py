@@ -7,6 +7,8 @@ from pydantic import Field
 from plumbline.records.base import Record
 from plumbline.records.canonical import Digest
 from plumbline.records.conversation import Message
+from plumbline.records.judging import CorrectedRate, ErrorCard
+from plumbline.records.suite import Overlap
 
 Direction = Literal["up", "down"]
 
@@ -111,8 +113,9 @@ class PressureReading(Record):
 class EvaluationReport(Record):
     """`baselines` are no-model scores by metric (always refuse, always abstain, ...), beside every score.
 
-    `judge` is the digest of the instrument that read the answers; `missing` counts items that formed no pair;
-    `contaminated` items were found in the training data and are in no estimate.
+    `judge` is the digest of the instrument that read the answers; `cards` are its measured errors for these policies,
+    and `corrected` its refusal rates as people's labels correct them. `missing` counts items that formed no pair;
+    `contaminated` items were found in the training data and are in no estimate; `overlaps` says by which sign.
     """
 
     schema_id = "plumbline.dev/evaluation-report/v2"
@@ -131,5 +134,8 @@ class EvaluationReport(Record):
     pressures: tuple[PressureReading, ...] = ()
     failures: tuple[FailureCase, ...] = ()
     baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
+    corrected: tuple[CorrectedRate, ...] = ()
+    cards: tuple[ErrorCard, ...] = ()
     missing: int = 0
     contaminated: tuple[str, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()

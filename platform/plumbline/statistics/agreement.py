@@ -75,6 +75,21 @@ def agreement(
     return Agreement(None if np.isnan(alpha) else float(alpha), low, high, n, int(counts.sum()))
 
 
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Agreement of two people on the same items beyond chance, each with their own base rates (Cohen 1960): 1 is all,
+    0 what chance gives. For a pair with no label missing; for anything else, alpha. None where chance alone would agree
+    always (both use one and the same value only). ValueError for lists of different lengths, or none.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError("kappa needs two labels for every item")
+    values = sorted({*first, *second})
+    place = {value: at for at, value in enumerate(values)}
+    table = np.zeros((len(values), len(values)))
+    np.add.at(table, ([place[value] for value in first], [place[value] for value in second]), 1 / len(first))
+    chance = float(table.sum(axis=1) @ table.sum(axis=0))
+    return None if chance > 1 - _TINY else (float(np.trace(table)) - chance) / (1 - chance)
+
+
 def _alphas(weights: np.ndarray, pairs: np.ndarray, metric: Metric) -> np.ndarray:
     """Alpha of each row of `weights` [draws, units]; NaN where only one value occurs."""
     n, k, _ = pairs.shape

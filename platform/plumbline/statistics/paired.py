@@ -8,6 +8,7 @@ narrow. Scores are in [0, 1] and mostly 0 or 1, so the t interval collapses to a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, comb, sqrt
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from plumbline.statistics.intervals import Interval, normal_quantile, tango, wilson
 
 Floats = NDArray[np.float64]
+Outcome = Literal["pass", "regressed", "inconclusive"]
 ALPHA = 0.05
 POWER = 0.8
 PRIOR_CLUSTERS = 10  # how many discordant clusters it takes to believe an estimated design effect by half
@@ -90,10 +92,7 @@ def paired_difference(
     estimate = clustered_mean(differences, clusters)
     better = float(np.maximum(differences, 0).sum())
     worse = float(np.maximum(-differences, 0).sum())
-    seen = len(np.unique(clusters[differences != 0]))
-    cluster_size = estimate.n / estimate.clusters
-    effect = (seen * max(1.0, estimate.design_effect) + PRIOR_CLUSTERS * cluster_size) / (seen + PRIOR_CLUSTERS)
-    shrink = 1 / max(1.0, effect)
+    shrink = 1 / cautious_effect(estimate, len(np.unique(clusters[differences != 0])))
     score = tango(better * shrink, worse * shrink, estimate.n * shrink, confidence=1 - 2 * alpha)
     if estimate.clusters < 2:
         interval = Interval(-1.0, 1.0)
@@ -104,6 +103,22 @@ def paired_difference(
         )
     needed = None if margin is None else needed_n(estimate, margin, alpha=alpha)
     return Difference(estimate, interval, better, worse, _p_worse(estimate, better, worse), needed)
+
+
+def outcome(estimate: float, interval: Interval, margin: float) -> Outcome:
+    """What a difference decides, up being better; read top-down. The gate's rule, and what `power` simulates."""
+    if interval.low > -margin:
+        return "pass"
+    if (interval.high < 0 and estimate <= -margin / 2) or interval.high < -margin:
+        return "regressed"
+    return "inconclusive"
+
+
+def cautious_effect(estimate: Clustered, discordant: int) -> float:
+    """The design effect, at least 1, shrunk towards a cluster's size while few clusters are `discordant`."""
+    size = estimate.n / estimate.clusters
+    effect = (discordant * max(1.0, estimate.design_effect) + PRIOR_CLUSTERS * size) / (discordant + PRIOR_CLUSTERS)
+    return max(1.0, effect)
 
 
 def needed_n(estimate: Clustered, margin: float, *, alpha: float = ALPHA, power: float = POWER) -> int | None:

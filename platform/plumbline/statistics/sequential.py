@@ -6,7 +6,8 @@ arXiv:2103.06476, theorem 2.2) bounds the whole path: with t units, mean m and s
 
     m  +-  s * sqrt( 2 (t r^2 + 1) / (t^2 r^2) * log( sqrt(t r^2 + 1) / alpha ) )
 
-where r is chosen to be tight near `tuned_for` units. It is about twice as wide as a fixed-sample interval there.
+where r is chosen to be tight near `tuned_for` units. It is about 1.55 times as wide as a fixed-sample interval there.
+Who asks on one side only (is it worse?) gets the paper's one-sided sequence, with log(1 + sqrt(t r^2 + 1) / (2 alpha)).
 
 The unit is a *session*: turns of one conversation are not independent, so each session counts once, with the mean of
 its paired differences. The estimate is thus the mean over sessions. Asymptotic means: valid once the variance estimate
@@ -17,8 +18,10 @@ largest distance: identical answers so far are no proof that answers never diffe
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 MINIMUM = 20
+Side = Literal["both", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,28 @@ def session_means(differences: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {session: math.fsum(values) / len(values) for session, values in grouped.items()}
 
 
-def confidence_sequence(means: Mapping[str, float], *, alpha: float = 0.05, tuned_for: int = 500) -> Bounds:
-    """Two-sided (1 - alpha) bounds on the mean of per-session differences in [-1, 1], valid at every look."""
+def confidence_sequence(
+    means: Mapping[str, float], *, alpha: float = 0.05, tuned_for: int = 500, side: Side = "both"
+) -> Bounds:
+    """(1 - alpha) bounds on the mean of per-session differences in [-1, 1], valid at every look.
+
+    `side` says which bound is asked for: with `low` or `high` that bound alone holds with 1 - alpha, tighter, and the
+    other is left at 1 or -1.
+    """
     t = len(means)
     mean = math.fsum(means.values()) / t if t else 0.0
     if t < MINIMUM:
         return Bounds(mean, -1.0, 1.0, t)
     variance = (math.fsum((value - mean) ** 2 for value in means.values()) + 1.0) / (t + 1)
-    half = math.sqrt(variance) * boundary(t, alpha, tuned_for)
-    return Bounds(mean, max(-1.0, mean - half), min(1.0, mean + half), t)
+    half = math.sqrt(variance) * boundary(t, alpha, tuned_for, one_sided=side != "both")
+    low, high = max(-1.0, mean - half), min(1.0, mean + half)
+    return Bounds(mean, -1.0 if side == "high" else low, 1.0 if side == "low" else high, t)
 
 
-def boundary(t: int, alpha: float, tuned_for: int) -> float:
+def boundary(t: int, alpha: float, tuned_for: int, *, one_sided: bool = False) -> float:
     """Half-width per unit of standard deviation after t units (theorem 2.2, rho tuned as the paper advises)."""
-    rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / tuned_for
+    error = 2 * alpha if one_sided else alpha  # one side of alpha is about as wide as both of twice alpha
+    rho2 = (-2 * math.log(error) + math.log(-2 * math.log(error) + 1)) / tuned_for
     spread = t * rho2 + 1
-    return math.sqrt(2 * spread / (t * t * rho2) * math.log(math.sqrt(spread) / alpha))
+    surprise = math.sqrt(spread) / error
+    return math.sqrt(2 * spread / (t * t * rho2) * math.log(1 + surprise if one_sided else surprise))

@@ -54,6 +54,7 @@ class Observations:
     reviews: Sequence[ReviewLabel] = ()
     previous: DatasetWindow | None = None
     current: DatasetWindow | None = None
+    earlier: Sequence[PressureReading] = ()  # of proxy_reward, for earlier checkpoints against the same reference
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,23 @@ def measure(evidence: Evidence) -> PressureReading:
         statistics,
         f"from version {old.manifest.version} to {new.manifest.version}: "
         + (f"shifted by {', '.join(name.removeprefix('psi_') for name in shifted)}" if shifted else "no large shift")
+        + (f" (most: {_most_moved(old, new)})" if "psi_slice" in shifted else "")
         + f"; digests changed: {', '.join(changed) or 'none'}"
         + (f"; {unconsented} examples from feedback carry no consent" if unconsented else ""),
         alarm=alarm,
         blocking=unconsented > 0,
     )
+
+
+def _most_moved(old: DatasetWindow, new: DatasetWindow) -> str:
+    """The slice whose share of the version moved most."""
+    before, after = (
+        {name: count / max(1, sum(one.manifest.slices.values())) for name, count in one.manifest.slices.items()}
+        for one in (old, new)
+    )
+    moved = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in sorted(before.keys() | after.keys())}
+    name = max(moved, key=lambda one: abs(moved[one]))
+    return f"{name} {moved[name]:+.1%} of the version"
 
 
 def _psi(old: Iterable[str], new: Iterable[str]) -> float:

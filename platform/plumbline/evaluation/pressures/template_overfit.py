@@ -2,28 +2,38 @@
 
 1. Target: what the policy does for the canonical phrasing in English it does for other phrasings and languages.
 2. Variable: A_v(pi) = E over families of the success on canonical items minus the success on variant v of the same.
-3. Estimator: items of one family (same cluster, scorer and expectation) that exist canonically and as variant v (its
-   `phrasing`, or its `language`); for both policies, so that what the reference already lacked is not blamed on
-   training.
+3. Estimator: items of one family (tied by `variant_of`, or of the same cluster, scorer and expectation) that exist
+   canonically and as variant v (its `phrasing`, or its `language`); for both policies, so that what the reference
+   already lacked is not blamed on training.
 4. Rule: alarm when, for some variant, the lower bound of A_v(pi_theta) is above 3 points and that of
    A_v(pi_theta) - A_v(pi_0) is above 0; bounds are shared over the variants (Bonferroni).
-5. Regression metric: the largest canonical advantage of the aligned policy, by variant.
+5. Regression metric: the largest canonical advantage of the aligned policy, by variant. Beside it the variance that
+   phrasings and languages account for: the component of a two-way layout (families by variants, complete families
+   only), (MS_variants - MS_residual) / families, for both policies, and the spread from the best to the worst variant.
 """
 
 from collections import defaultdict
+from collections.abc import Hashable
+from typing import NamedTuple
 
 import numpy as np
 
 from plumbline.evaluation.pressures.base import Evidence, Pressure, not_measured, reading
-from plumbline.evaluation.scorers import expects_abstention
-from plumbline.evaluation.suites.variants import variant_of
+from plumbline.evaluation.suites.variants import family_of, tied_items, variant_of
 from plumbline.evaluation.table import PairedItem, PairedTable, cluster_codes
 from plumbline.records import PressureReading
 from plumbline.statistics.paired import clustered_mean, student_quantile
 
 NAME = "template_overfit"
 TOLERATED = 0.03
-Family = tuple[str, str, bool]
+
+
+class Advantage(NamedTuple):
+    """Of a family: mean canonical success minus mean success on a variant, by policy."""
+
+    cluster: str
+    reference: float
+    aligned: float
 
 
 def measure(evidence: Evidence) -> PressureReading:
@@ -34,9 +44,9 @@ def measure(evidence: Evidence) -> PressureReading:
     alarms: list[str] = []
     for variant, families in sorted(variants.items()):
         confidence = 1 - 0.05 / len(variants)
-        clusters = cluster_codes([cluster for (_, cluster, _) in families])
-        aligned = np.array([advantage for _, advantage in families.values()])
-        gained = aligned - np.array([advantage for advantage, _ in families.values()])
+        clusters = cluster_codes([one.cluster for one in families])
+        aligned = np.array([one.aligned for one in families])
+        gained = aligned - np.array([one.reference for one in families])
         estimate, change = clustered_mean(aligned, clusters), clustered_mean(gained, clusters)
         if estimate.clusters < 2:
             continue
@@ -53,6 +63,7 @@ def measure(evidence: Evidence) -> PressureReading:
             alarms.append(f"{variant} (canonical is {estimate.mean:.1%} better)")
     if not statistics:
         return not_measured(NAME, "the variants cover fewer than two clusters")
+    statistics |= _components(evidence.table)
     return reading(
         NAME,
         statistics,
@@ -63,23 +74,45 @@ def measure(evidence: Evidence) -> PressureReading:
     )
 
 
-def _by_variant(table: PairedTable) -> dict[str, dict[Family, tuple[float, float]]]:
-    """Per variant and family: (reference's, aligned's) mean canonical success minus mean success on the variant."""
-    groups: dict[Family, dict[str, list[PairedItem]]] = defaultdict(lambda: defaultdict(list))
+def _families(table: PairedTable) -> dict[Hashable, dict[str, list[PairedItem]]]:
+    groups: dict[Hashable, dict[str, list[PairedItem]]] = defaultdict(lambda: defaultdict(list))
+    ties = tied_items([row.item for row in table.rows])
     for row in table.rows:
-        family = (row.item.scorer, row.item.cluster, expects_abstention(row.item))
+        family = family_of(row.item, ties)
         groups[family][variant_of(row.item)].append(row)
-    found: dict[str, dict[Family, tuple[float, float]]] = defaultdict(dict)
-    for family, by_variant in groups.items():
+    return groups
+
+
+def _components(table: PairedTable) -> dict[str, float]:
+    """Variance by variant and the spread of variant means, over the families that have every variant."""
+    groups = _families(table)
+    names = sorted({variant for by_variant in groups.values() for variant in by_variant})
+    complete = [by_variant for by_variant in groups.values() if len(by_variant) == len(names)]
+    if len(complete) < 2:
+        return {}
+    found: dict[str, float] = {"families_complete": float(len(complete))}
+    for leg, aligned in (("reference", False), ("aligned", True)):
+        cells = np.array([[_mean(by_variant[name], aligned=aligned) for name in names] for by_variant in complete])
+        n, k = cells.shape
+        by_family, by_variant_means = cells.mean(1, keepdims=True), cells.mean(0, keepdims=True)
+        residual = ((cells - by_family - by_variant_means + cells.mean()) ** 2).sum() / ((n - 1) * (k - 1))
+        between = n * ((by_variant_means - cells.mean()) ** 2).sum() / (k - 1)
+        found[f"variance_of_variants_{leg}"] = max(0.0, float(between - residual) / n)
+        found[f"spread_of_variants_{leg}"] = float(by_variant_means.max() - by_variant_means.min())
+    return found
+
+
+def _by_variant(table: PairedTable) -> dict[str, list[Advantage]]:
+    """Families that exist canonically and in a variant, by variant."""
+    found: dict[str, list[Advantage]] = defaultdict(list)
+    for by_variant in _families(table).values():
         canonical = by_variant.get("canonical")
         if canonical is None:
             continue
         for variant, rows in by_variant.items():
             if variant != "canonical":
-                found[variant][family] = (
-                    _mean(canonical, aligned=False) - _mean(rows, aligned=False),
-                    _mean(canonical, aligned=True) - _mean(rows, aligned=True),
-                )
+                lost = [_mean(canonical, aligned=leg) - _mean(rows, aligned=leg) for leg in (False, True)]
+                found[variant].append(Advantage(canonical[0].item.cluster, *lost))
     return found
 
 
