@@ -7,9 +7,6 @@ import yaml
 
 from cli.test_exchange import SIDES
 from cli.test_gate import RUBRIC, report
-from plumbline.cli.main import COMMANDS
-
-COMMANDS.setdefault("report", ("report", "report", "Write a report as a page that a sceptic can read."))
 
 
 def asked(plumb, made, *options):

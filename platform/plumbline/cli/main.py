@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "probes": ("probes", "probes", "Show a training run's behaviour probes and samples."),
     "evaluate": ("evaluate", "evaluate", "Compare an aligned policy with the reference on held-out suites."),
     "gate": ("gate", "gate", "Turn a report and margins into a verdict and an exit code."),
+    "report": ("report", "report", "Write a report as a page that a sceptic can read."),
     "suite": ("suite", "suite", "Look at held-out suites; check them against training data; see who read them."),
     "judge": ("judge", "judge", "Fit a refusal judge, and measure its errors on people's labels."),
     "guardrail": ("guardrail", "guardrail", "Fit a guardrail, measure it, and check texts with it."),

@@ -14,6 +14,7 @@ from plumbline.records import AREAS, EvaluationReport, FailureCase, GateDecision
 CASES_PER_AREA = 6
 CASES_AT_ONCE = 2
 LONGEST_TEXT = 1200
+Falling = frozenset[tuple[str, str]]  # area and metric of which less is better
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class CaseView:
     worse: bool
     reference_accepted: bool
     aligned_accepted: bool
+    turn: str = ""
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ def case_groups(story: LoopStory) -> tuple[CaseGroup, ...]:
         if not report.failures:
             continue
         chosen = _chosen(report, story.decision_on(report.aligned))
+        down = falling(report)
         by_area: dict[str, list[CaseView]] = {}
         for case, named in chosen:
-            by_area.setdefault(case.area, []).append(_case(case, named, report))
+            by_area.setdefault(case.area, []).append(case_view(case, named, down))
         groups.append(
             CaseGroup(
                 name=visible(story.policy_name(report.aligned)),
@@ -82,33 +86,42 @@ def case_groups(story: LoopStory) -> tuple[CaseGroup, ...]:
 
 
 def _chosen(report: EvaluationReport, decision: GateDecision | None) -> list[tuple[FailureCase, bool]]:
-    named = {item for area in decision.areas for item in area.cases} if decision else set()
-    ranked = sorted(
-        enumerate(report.failures),
-        key=lambda pair: (
-            pair[1].item not in named,
-            -abs(pair[1].aligned_score - pair[1].reference_score),
-            pair[0],
-        ),
-    )
     kept: dict[str, list[tuple[FailureCase, bool]]] = {}
-    for _, case in ranked:
+    for case, named in ranked(report, decision):
         bucket = kept.setdefault(case.area, [])
         if len(bucket) < CASES_PER_AREA:
-            bucket.append((case, case.item in named))
+            bucket.append((case, named))
     order = [area for area in AREAS if area in kept] + sorted(set(kept) - set(AREAS))
     return [pair for area in order for pair in kept[area]]
 
 
-def _case(case: FailureCase, named: bool, report: EvaluationReport) -> CaseView:
-    down = any(
-        e.direction == "down" for e in report.estimates if (e.area, e.metric) == (case.area, case.metric)
-    )  # fmt: skip
-    gain = (case.aligned_score - case.reference_score) * (-1 if down else 1)
+def ranked(report: EvaluationReport, decision: GateDecision | None) -> list[tuple[FailureCase, bool]]:
+    """All cases with whether the gate names them: those first, then the largest changes, then as the report has it."""
+    named = {item for area in decision.areas for item in area.cases} if decision else set()
+    order = sorted(
+        enumerate(report.failures),
+        key=lambda pair: (pair[1].item not in named, -abs(pair[1].aligned_score - pair[1].reference_score), pair[0]),
+    )
+    return [(case, case.item in named) for _, case in order]
+
+
+def falling(report: EvaluationReport) -> Falling:
+    return frozenset((e.area, e.metric) for e in report.estimates if e.direction == "down")
+
+
+def goodness(case: FailureCase, down: Falling) -> tuple[float, float]:
+    """Both scores turned so that up is better."""
+    sign = -1 if (case.area, case.metric) in down else 1
+    return sign * case.reference_score, sign * case.aligned_score
+
+
+def case_view(case: FailureCase, named: bool, down: Falling) -> CaseView:
+    reference, aligned = goodness(case, down)
+    gain = aligned - reference
     before, after = diff_words(shorten(case.reference_answer), shorten(case.aligned_answer))
     return CaseView(
         area=case.area,
-        area_title=title(case.area),
+        area_title=title(visible(case.area)),
         metric=humanise(case.metric),
         slice=humanise(visible(case.slice)),
         item=visible(case.item),
@@ -123,6 +136,7 @@ def _case(case: FailureCase, named: bool, report: EvaluationReport) -> CaseView:
         reference_score=f"{case.reference_score:.3g}",
         aligned_score=f"{case.aligned_score:.3g}",
         worse=gain < 0,
+        turn="worse" if gain < 0 else "better",
         reference_accepted=case.reference_answer in case.references,
         aligned_accepted=case.aligned_answer in case.references,
     )
@@ -141,7 +155,7 @@ def diff_words(before: str, after: str) -> tuple[tuple[Piece, ...], tuple[Piece,
     marking everything marks nothing."""
     a, b = before.split(" "), after.split(" ")
     matcher = SequenceMatcher(None, a, b, autojunk=False)
-    if matcher.ratio() < 0.34:
+    if matcher.quick_ratio() < 0.34 or matcher.ratio() < 0.34:  # the first is a bound of the second, and cheap
         return (Piece(before, False),), (Piece(after, False),)
     left: list[Piece] = []
     right: list[Piece] = []

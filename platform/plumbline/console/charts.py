@@ -21,9 +21,10 @@ DIFFERENCE_TICKS = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0)
 SHAPES = ("circle", "diamond", "square", "triangle")
 
 
-def marker(index: int, size: float = 5.0) -> Markup:
-    """The mark of the index-th policy, centred on the origin: circle, diamond, square, triangle, then again."""
-    colour = f"mark p{index % 6}"
+def marker(index: int, size: float = 5.0, kind: str = "") -> Markup:
+    """The mark of the index-th policy, centred on the origin: circle, diamond, square, triangle, then again. `kind` is
+    the class that colours it where it does not stand for a policy."""
+    colour = f"mark {kind or f'p{index % 6}'}"
     shape = SHAPES[index % len(SHAPES)]
     if shape == "circle":
         return el("circle", r=size, class_=colour)
@@ -98,21 +99,29 @@ def difference_position(difference: float) -> float:
     return 50 + 48 * math.copysign(math.sqrt(abs(clipped)), clipped)
 
 
-def difference_axis() -> Markup:
+def difference_axis(at_ticks: Sequence[float] = DIFFERENCE_TICKS) -> Markup:
     ticks = [
         el(
             "text", points(t, 0), x=pct(difference_position(t)), y=11, class_="tick", text_anchor="middle"
         )
-        for t in DIFFERENCE_TICKS
+        for t in at_ticks
     ]  # fmt: skip
     return strip("Scale in percentage points, square root, worse on the left", *ticks, height=15, class_="strip axis")
 
 
 def forest_strip(
-    label: str, difference: float | None, low: float | None, high: float | None, margin: float | None, verdict: str
+    label: str,
+    difference: float | None,
+    low: float | None,
+    high: float | None,
+    margin: float | None,
+    verdict: str,
+    *,
+    height: int = 26,
+    ticks: Sequence[float] = DIFFERENCE_TICKS,
+    shape: int = 0,
 ) -> Markup:
     """A paired difference with its 90 % interval; the band from minus the margin to zero is what may be lost."""
-    height = 26
     marks: list[Markup] = []
     if margin is not None:
         edge = difference_position(-margin)
@@ -120,7 +129,7 @@ def forest_strip(
         marks.append(el("line", x1=pct(edge), x2=pct(edge), y1=0, y2=height, class_="margin-edge"))
     marks += [
         el("line", x1=pct(x), x2=pct(x), y1=0, y2=height, class_="zero" if t == 0 else "grid")
-        for t, x in ((t, difference_position(t)) for t in DIFFERENCE_TICKS)
+        for t, x in ((t, difference_position(t)) for t in ticks)
     ]
     said = "no estimate"
     kind = f"v-{verdict.lower()}"
@@ -128,7 +137,7 @@ def forest_strip(
         lo, hi, y = difference_position(low), difference_position(high), height / 2
         marks.append(el("line", x1=pct(lo), x2=pct(hi), y1=y, y2=y, class_=f"whisker {kind}"))
         marks += [el("line", x1=pct(x), x2=pct(x), y1=y - 4, y2=y + 4, class_=f"whisker {kind}") for x in (lo, hi)]
-        marks.append(at(difference_position(difference), y, el("circle", r=5, class_=f"mark {kind}")))
+        marks.append(at(difference_position(difference), y, marker(shape, kind=kind)))
         said = f"{points(difference)} points, interval {points(low)} to {points(high)}"
     against = "" if margin is None else f", margin {points(-margin)}"
     return strip(f"{label}: {said}{against}, {verdict}", *marks, height=height, class_="strip forest")

@@ -5,27 +5,22 @@ allows exactly one style sheet, by hash. Two renderings of one story are the sam
 that people or policies wrote is escaped, and characters that could hide or reorder text are made visible.
 """
 
-import base64
-import hashlib
 import json
-import os
-import tempfile
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from plumbline.console import view
-from plumbline.console.cases import case_groups, shorten
+from plumbline.console.cases import case_groups
 from plumbline.console.charts import difference_axis, rate_axis
 from plumbline.console.lineage import label_of, lineage_graph, names_of
+from plumbline.console.pages import page_environment, resource, style_hash, write_whole
 from plumbline.console.picture import loop_tall, loop_wide, training_of
 from plumbline.console.story import LoopStory
-from plumbline.console.words import count, headline, humanise, in_words, number, percent, sentence, title, visible
+from plumbline.console.words import headline, visible
 from plumbline.errors import PlumblineError
-from plumbline.records import AREAS, PRESSURES, digest_bytes, short
+from plumbline.records import AREAS, PRESSURES, digest_bytes
 
 PAGE, SUMMARY = "report.html", "summary.json"
 SUMMARY_SCHEMA = "plumbline.dev/loop-summary/v1"
@@ -34,32 +29,19 @@ SUMMARY_SCHEMA = "plumbline.dev/loop-summary/v1"
 def render_report(story: LoopStory, contracts: view.Contracts | None = None) -> str:
     """The page as HTML. `contracts` are the five steps by area and pressure; by default the installed ones."""
     contracts = behaviour_contracts() if contracts is None else contracts
-    css = _resource("report.css")
-    style_hash = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
-    environment = Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": percent, "humanise": humanise, "title_case": title, "visible": visible, "sentence": sentence,
-        "shorten": shorten, "short": short, "number": number, "coded": coded,
-    }  # fmt: skip
-    environment.globals |= {"count": count, "in_words": in_words}
+    css = resource("report.css")
     names = names_of(story)
     edges = [
         (e.from_kind, label_of((e.from_kind, e.from_id), names), e.relation, e.to_kind,
          label_of((e.to_kind, e.to_id), names), e.from_id, e.to_id)
         for e in story.lineage
     ]  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    template = page_environment().get_template("report.html.j2")
+    return template.render(
         story=story,
         story_digest=story.digest,
         css=Markup(css),
-        style_hash=style_hash,
+        style_hash=style_hash(css),
         headline=headline(story),
         columns=view.columns(story),
         loop_wide=loop_wide(story),
@@ -83,16 +65,6 @@ def render_report(story: LoopStory, contracts: view.Contracts | None = None) -> 
         edges=edges,
         digests=digests(story),
         serving=visible(story.policy_name(story.serving)) if story.serving else None,
-    )
-
-
-def coded(text: str) -> Markup:
-    """Text with its `back-quoted` runs as code; everything is escaped."""
-    pieces = text.split("`")
-    if len(pieces) % 2 == 0:
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(piece) if place % 2 else escape(piece) for place, piece in enumerate(pieces)
     )
 
 
@@ -201,7 +173,7 @@ def write_report(story: LoopStory, out_dir: Path, contracts: view.Contracts | No
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         for path, content in zip(paths, (page, text), strict=True):
-            _write_whole(path, content.encode("utf-8"))
+            write_whole(path, content.encode("utf-8"))
     except OSError as error:
         raise PlumblineError(
             f"the report could not be written to {out_dir}: {error.strerror or error}",
@@ -221,27 +193,3 @@ def behaviour_contracts() -> dict[str, tuple[tuple[str, str], ...]]:
         texts = (stated.target, stated.variable, stated.estimator, stated.rule, stated.regression_metric)
         found[name] = tuple(zip(STEPS, texts, strict=True))
     return found
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Temporary file in the same directory, fsync, rename, fsync of the directory: no reader sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _resource(name: str) -> str:
-    return resources.files("plumbline.console").joinpath(name).read_text(encoding="utf-8")

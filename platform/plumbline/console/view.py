@@ -4,7 +4,7 @@ Nothing here writes HTML. Each section's view is a frozen value that the templat
 records is None or empty, and the template says that it is missing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from plumbline.console.words import (
     AREA_MEANING,
     PRESSURE_MEANING,
     REASON_MEANING,
-    estimate_of,
+    find_estimate,
     humanise,
     is_share,
     number,
@@ -29,9 +29,10 @@ from plumbline.records import (
     AREAS,
     PRESSURES,
     AreaVerdict,
-    GateDecision,
+    EvaluationReport,
     PairedEstimate,
     PolicyScore,
+    PressureReading,
     ShadowSummary,
     Verdict,
 )
@@ -99,7 +100,16 @@ def area_blocks(story: LoopStory, contracts: Contracts) -> tuple[AreaBlock, ...]
                     metrics.setdefault(estimate.metric, estimate)
         margins = _margins(story, area)
         ordered = sorted(metrics, key=lambda metric: (metric not in margins, list(metrics).index(metric)))
-        rows = tuple(_rate_row(story, cols, metrics[m], margins.get(m, metrics[m].margin)) for m in ordered)
+        rows = tuple(
+            rate_row(
+                cols,
+                [score_of(story, column.digest, area, metric) for column in cols],
+                metrics[metric],
+                margins.get(metric, metrics[metric].margin),
+                _baselines(story, metrics[metric]),
+            )
+            for metric in ordered
+        )
         steps = tuple(contracts.get(area, ()))
         blocks.append(AreaBlock(area, title(area), AREA_MEANING.get(area, ""), steps, rows))
     return tuple(blocks)
@@ -123,11 +133,16 @@ def score_of(story: LoopStory, policy: str, area: str, metric: str) -> PolicySco
     return None
 
 
-def _rate_row(story: LoopStory, cols: tuple[Column, ...], estimate: PairedEstimate, margin: float | None) -> RateRow:
+def rate_row(
+    cols: Sequence[Column],
+    scores: Sequence[PolicyScore | None],
+    estimate: PairedEstimate,
+    margin: float | None,
+    baselines: Mapping[str, float],
+) -> RateRow:
+    """A metric of `estimate` with a rate for each policy (`scores`, as many as `cols`) and those of no model at all."""
     metric = humanise(estimate.metric)
-    scores = [score_of(story, column.digest, estimate.area, estimate.metric) for column in cols]
     shares = all(score is None or is_share(score.rate) for score in scores)
-    baselines = _baselines(story, estimate)
     dots = [charts.Dot(c.name, c.index, s) for c, s in zip(cols, scores, strict=True)] if shares else []
     cells = tuple(
         Cell(c, percent(s.rate, 1), f"{percent(s.low, 1)} to {percent(s.high, 1)}") if s else Cell(c, "\u2013", "")
@@ -137,7 +152,7 @@ def _rate_row(story: LoopStory, cols: tuple[Column, ...], estimate: PairedEstima
         metric=metric,
         better="lower is better" if estimate.direction == "down" else "higher is better",
         margin=f"margin {number(margin * 100, 1)} points" if margin is not None else "not gated",
-        strip=charts.rate_strip(f"{title(estimate.area)}, {metric}", dots, baselines),
+        strip=charts.rate_strip(f"{title(estimate.area)}, {metric}", dots, dict(baselines)),
         cells=cells,
         baselines=", ".join(f"{humanise(name)} {percent(rate, 1)}" for name, rate in sorted(baselines.items())),
     )
@@ -161,14 +176,24 @@ class RefusalView:
 
 def refusal_view(story: LoopStory) -> RefusalView | None:
     """Both refusal rates of each policy, from the over-refusal and harmlessness areas; None unless both exist."""
-    benign, harmful = _refusal_metric(story, "over_refusal"), _refusal_metric(story, "harmlessness")
+    estimates = [estimate for report in story.reports for estimate in report.estimates]
+    return refusals(columns(story), estimates, lambda policy, area, metric: score_of(story, policy, area, metric))
+
+
+def refusals(
+    cols: Sequence[Column],
+    estimates: Sequence[PairedEstimate],
+    score: Callable[[str, str, str], PolicyScore | None],
+) -> RefusalView | None:
+    """`score` gives a policy's rate by its digest, an area and a metric."""
+    benign, harmful = _refusal_metric(estimates, "over_refusal"), _refusal_metric(estimates, "harmlessness")
     if benign is None or harmful is None:
         return None
     drawn: list[charts.RefusalPoint] = []
     rows: list[tuple[Column, str, str]] = []
-    for column in columns(story):
-        b = score_of(story, column.digest, benign.area, benign.metric)
-        h = score_of(story, column.digest, harmful.area, harmful.metric)
+    for column in cols:
+        b = score(column.digest, benign.area, benign.metric)
+        h = score(column.digest, harmful.area, harmful.metric)
         if b is None or h is None:
             continue
         b = b if benign.direction == "down" else _complement(b)
@@ -180,9 +205,8 @@ def refusal_view(story: LoopStory) -> RefusalView | None:
     return RefusalView(charts.refusal_plane(drawn, label), benign_label, label, tuple(rows))
 
 
-def _refusal_metric(story: LoopStory, area: str) -> PairedEstimate | None:
-    found = [e for report in story.reports for e in report.estimates if e.area == area]
-    found = [e for e in found if is_share(e.reference.rate) and is_share(e.aligned.rate)]
+def _refusal_metric(estimates: Sequence[PairedEstimate], area: str) -> PairedEstimate | None:
+    found = [e for e in estimates if e.area == area and is_share(e.reference.rate) and is_share(e.aligned.rate)]
     return next((e for e in found if _says_refusal(e)), found[0] if found else None)
 
 
@@ -248,21 +272,28 @@ def gate_views(story: LoopStory) -> tuple[GateView, ...]:
             sign=VERDICT_SIGN[decision.verdict],
             kind=charts.verdict_class(decision.verdict),
             alpha=percent(1 - 2 * decision.alpha),
-            rows=tuple(_forest_row(story, decision, area) for area in decision.areas),
+            rows=tuple(forest_row(area, story.report_on(decision.aligned)) for area in decision.areas),
             errors=tuple(visible(error) for error in decision.errors),
         )
         for decision in story.decisions
     )
 
 
-def _forest_row(story: LoopStory, decision: GateDecision, area: AreaVerdict) -> ForestRow:
-    estimate = estimate_of(story, decision.aligned, area.area, area.metric)
+def forest_row(
+    area: AreaVerdict,
+    report: EvaluationReport | None,
+    shape: int = 0,
+    ticks: Sequence[float] = charts.DIFFERENCE_TICKS,
+) -> ForestRow:
+    estimate = find_estimate(report, area.area, area.metric)
     interval = f"{points(area.low)} to {points(area.high)}" if area.low is not None and area.high is not None else ""
     label = f"{title(area.area)}, {humanise(area.metric)}"
     return ForestRow(
         area=title(area.area),
         metric=humanise(area.metric),
-        strip=charts.forest_strip(label, area.difference, area.low, area.high, area.margin, area.verdict.value),
+        strip=charts.forest_strip(
+            label, area.difference, area.low, area.high, area.margin, area.verdict.value, shape=shape, ticks=ticks
+        ),
         difference=points(area.difference) if area.difference is not None else "\u2013",
         interval=interval,
         margin=number(-area.margin * 100, 1),
@@ -321,22 +352,28 @@ def pressure_views(story: LoopStory, contracts: Contracts) -> tuple[PressureView
     found: dict[str, list[Reading]] = {name: [] for name in PRESSURES}
     for report in story.reports:
         for reading in report.pressures:
-            found.setdefault(reading.pressure, []).append(
-                Reading(
-                    policy=visible(story.policy_name(report.aligned)),
-                    column=by_digest.get(report.aligned),
-                    alarm=reading.alarm,
-                    blocking=reading.blocking,
-                    explanation=visible(reading.explanation),
-                    statistics=tuple(
-                        (humanise(visible(name)), f"{value:.4g}".replace("-", "\u2212"))
-                        for name, value in reading.statistics.items()
-                    ),
-                )
-            )
-    return tuple(
-        PressureView(title(name), PRESSURE_MEANING.get(name, ""), contracts.get(name, ()), tuple(readings))
-        for name, readings in found.items()
+            name = visible(story.policy_name(report.aligned))
+            found.setdefault(reading.pressure, []).append(read(reading, name, by_digest.get(report.aligned)))
+    return tuple(pressure_view(name, contracts, readings) for name, readings in found.items())
+
+
+def pressure_view(name: str, contracts: Contracts, readings: Sequence[Reading]) -> PressureView:
+    return PressureView(
+        title(visible(name)), PRESSURE_MEANING.get(name, ""), tuple(contracts.get(name, ())), tuple(readings)
+    )
+
+
+def read(reading: PressureReading, policy: str, column: Column | None) -> Reading:
+    return Reading(
+        policy=policy,
+        column=column,
+        alarm=reading.alarm,
+        blocking=reading.blocking,
+        explanation=visible(reading.explanation),
+        statistics=tuple(
+            (humanise(visible(name)), f"{value:.4g}".replace("-", "\u2212"))
+            for name, value in reading.statistics.items()
+        ),
     )
 
 

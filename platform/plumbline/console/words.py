@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plumbline.console.story import AS_PLANNED, LoopStory
-from plumbline.records import AreaVerdict, GateDecision, PairedEstimate, Verdict
+from plumbline.records import AreaVerdict, EvaluationReport, GateDecision, PairedEstimate, Verdict
 
 NBSP = "\u00a0"
 MINUS = "\u2212"
@@ -190,7 +190,7 @@ def _on_decision(story: LoopStory, decision: GateDecision) -> str:
         return f"{name} passed {tail}."
     despite = " It serves all the same, which no gate decision supports." if serves else ""
     if decision.verdict is Verdict.REGRESSED:
-        failed = failing_areas(story, decision)
+        failed = failing_areas(decision, story.report_on(decision.aligned))
         reasons = [what_went_wrong(estimate, area) for area, estimate in failed[:2]]
         if len(reasons) == 2 and reasons[1].startswith("it "):
             reasons[1] = reasons[1].removeprefix("it ")
@@ -198,33 +198,39 @@ def _on_decision(story: LoopStory, decision: GateDecision) -> str:
         rest = f"; {in_words(more)} more area{'s' if more > 1 else ''} got worse" if more else ""
         return f"{name} was refused: {listing(reasons) or 'the gate names no area'}{rest}.{despite}"
     if decision.verdict is Verdict.INCONCLUSIVE:
-        open_ = [area for area in decision.areas if area.verdict is Verdict.INCONCLUSIVE]
-        names = listing(sorted({humanise(area.area) for area in open_})) or "an area"
-        needed = max((area.needed or 0 for area in open_), default=0)
-        enough = f"; {count(needed, 'item')} would" if needed else ""
-        return f"{name} is undecided: the suite cannot settle {names}{enough}.{despite}"
+        return f"{name} is undecided: {undecided(decision)}.{despite}"
     unread = [area.explanation for area in decision.areas if area.verdict is Verdict.ERROR]
     why = visible([*decision.errors, *unread, "the gate names no error"][0]).rstrip(".")
     return f"{name} could not be judged: {why}.{despite}"
 
 
-def estimate_of(story: LoopStory, aligned: str, area: str, metric: str) -> PairedEstimate | None:
-    """The estimate over the whole area (not a slice) behind a verdict, if the story holds the report."""
-    report = story.report_on(aligned)
+def undecided(decision: GateDecision) -> str:
+    """What an INCONCLUSIVE decision leaves open, and how many items would settle it."""
+    open_ = [area for area in decision.areas if area.verdict is Verdict.INCONCLUSIVE]
+    names = listing(sorted({humanise(visible(area.area)) for area in open_})) or "an area"
+    needed = max((area.needed or 0 for area in open_), default=0)
+    enough = f"; {count(needed, 'item')} would" if needed else ""
+    return f"the suite cannot settle {names}{enough}"
+
+
+def find_estimate(report: EvaluationReport | None, area: str, metric: str) -> PairedEstimate | None:
+    """The estimate over the whole area (not a slice) behind a verdict, if there is a report that holds it."""
     if report is None:
         return None
     found = (e for e in report.estimates if e.area == area and e.metric == metric)
     return next(found, None)
 
 
-def failing_areas(story: LoopStory, decision: GateDecision) -> list[tuple[AreaVerdict, PairedEstimate | None]]:
+def failing_areas(
+    decision: GateDecision, report: EvaluationReport | None
+) -> list[tuple[AreaVerdict, PairedEstimate | None]]:
     """Regressed metrics, worst first (furthest beyond the margin), one per area: the rest say the same twice."""
     failed = [area for area in decision.areas if area.verdict is Verdict.REGRESSED]
     failed.sort(key=lambda a: ((a.difference if a.difference is not None else 0.0) + a.margin, a.area, a.metric))
     worst: dict[str, AreaVerdict] = {}
     for area in failed:
         worst.setdefault(area.area, area)
-    return [(area, estimate_of(story, decision.aligned, area.area, area.metric)) for area in worst.values()]
+    return [(area, find_estimate(report, area.area, area.metric)) for area in worst.values()]
 
 
 def what_went_wrong(estimate: PairedEstimate | None, verdict: AreaVerdict) -> str:
@@ -255,26 +261,35 @@ def what_went_wrong(estimate: PairedEstimate | None, verdict: AreaVerdict) -> st
 
 def _lede(story: LoopStory) -> tuple[str, ...]:
     """Supporting sentences: what the last aligned policy gained and what it cost, where the interval excludes zero."""
+    if not story.reports:
+        return ()
+    report, reference = story.reports[-1], story.reference
+    named = reference is not None and reference.name != "reference"
+    base = visible(reference.name) if reference is not None and named else "the reference"
+    return gains_and_costs(
+        report, story.decision_on(report.aligned), base, visible(story.policy_name(report.aligned))
+    )  # fmt: skip
+
+
+def gains_and_costs(
+    report: EvaluationReport, decision: GateDecision | None, base: str, name: str
+) -> tuple[str, ...]:  # fmt: skip
+    """Up to three areas in which `name` is measurably better than `base`, and as many in which it is worse."""
+    if not report.estimates:
+        return ()
     lines: list[str] = []
-    reference = story.reference
-    if story.reports:
-        report = story.reports[-1]
-        name = visible(story.policy_name(report.aligned))
-        named = reference is not None and reference.name != "reference"
-        base = visible(reference.name) if reference is not None and named else "the reference"
-        gains = _largest([e for e in report.estimates if e.low > 0])
-        costs = _largest([e for e in report.estimates if e.high < 0])
-        decision = story.decision_on(report.aligned)
-        within = decision is not None and decision.verdict is Verdict.PASS
-        if gains:
-            lines.append(f"Against {base}, {name} is better at {listing([_change(e) for e in gains[:3]])}.")
-        elif report.estimates:
-            lines.append(f"Against {base}, {name} is not measurably better at anything.")
-        if costs:
-            held = ", within the margin," if within else ""
-            lines.append(f"It is measurably worse{held} at {listing([_change(e) for e in costs[:3]])}.")
-        elif report.estimates:
-            lines.append("Nothing we measure got measurably worse.")
+    gains = _largest([e for e in report.estimates if e.low > 0])
+    costs = _largest([e for e in report.estimates if e.high < 0])
+    within = decision is not None and decision.verdict is Verdict.PASS
+    if gains:
+        lines.append(f"Against {base}, {name} is better at {listing([_change(e) for e in gains[:3]])}.")
+    else:
+        lines.append(f"Against {base}, {name} is not measurably better at anything.")
+    if costs:
+        held = ", within the margin," if within else ""
+        lines.append(f"It is measurably worse{held} at {listing([_change(e) for e in costs[:3]])}.")
+    else:
+        lines.append("Nothing we measure got measurably worse.")
     return tuple(lines)
 
 
