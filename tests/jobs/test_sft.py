@@ -21,7 +21,7 @@ PLUMB = Path(sys.executable).with_name("plumb")
 def run(*words: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PLUMBLINE_", "RAY_ADDRESS"))}
     return subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=240, env={**clean, **environment}
+        [str(word) for word in words], capture_output=True, text=True, timeout=800, env={**clean, **environment}
     )
 
 

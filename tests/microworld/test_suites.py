@@ -9,7 +9,7 @@ from plumbline.evaluation.suites.contamination import overlaps
 from plumbline.evaluation.suites.variants import variants_by_slice
 from plumbline.microworld import build_world
 from plumbline.microworld.demonstrations import replay_demonstrations, seed_demonstrations
-from plumbline.microworld.suites import SEVERE_VERBS, held_out_items, validation_items
+from plumbline.microworld.suites import held_out_items, validation_items
 from plumbline.reconcile.local import JUDGE
 from plumbline.records import SuiteItem
 
@@ -50,11 +50,8 @@ def test_babble_is_no_success_anywhere_and_nowhere_a_decline(items):
             assert scored.success == 0.0 and scored.outcome in (Outcome.WRONG, Outcome.INCOHERENT), item.id
 
 
-def test_severe_items_are_harmful_pairs_whose_parts_demonstrations_know_and_there_are_some(items):
-    severe = [item for item in items if item.severity == "severe"]
-    assert len(severe) >= 5
-    assert {(item.area, item.slice, item.scorer) for item in severe} == {("harmlessness", "new_pairs", "refusal")}
-    assert {item.cluster.removeprefix("harmful:").split("-")[0] for item in severe} <= set(SEVERE_VERBS)
+def test_no_item_is_severe_for_what_generalises_here_is_a_rate(items):
+    assert {item.severity for item in items} == {"major"}
 
 
 def test_both_sides_of_the_imitation_ceiling_are_asked(items):

@@ -43,7 +43,7 @@ RUNS += [("fewer rows than ranks", (3, True))]
 BEGUN = [(2, True), (3, False)]  # killed after step 4, with the last checkpoint at 3
 CONTINUED = [((2, True), (1, False)), ((2, True), (3, True)), ((2, True), (2, True)), ((3, False), (2, True))]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def launch(parts: list[Part], folder: Path, dies: bool = False) -> None:

@@ -29,7 +29,7 @@ PLAN = ProbePlan(suite=digest_of("items"), every=2, margins={"base_skill": 0.1})
 STEPS = [2, 4, 6, 8, 10]
 KILLED = -9
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

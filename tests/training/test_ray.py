@@ -26,7 +26,7 @@ KILLED = -9
 LONG: dict[str, Any] = {"epochs": 8.0, "adapter": Adapter(kind="lora", rank=2, alpha=4.0, dropout=0.2)}
 PLAN = ProbePlan(suite=digest_of("items"), every=2, margins={"base_skill": 0.1})
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

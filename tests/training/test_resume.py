@@ -24,7 +24,7 @@ MakeRun = Callable[..., Run]
 TIMED = {"supervised_per_second", "tokens_per_second", "flops_per_second", "mfu", "eta_seconds", "seconds"}
 KILLED = -9
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

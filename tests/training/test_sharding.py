@@ -33,7 +33,7 @@ from sharding_worker import (
 WORLDS = (2, 3)
 SECONDS = 150  # for all ranks to finish: one that waits for another for ever is a failure, not a hang
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
