@@ -29,6 +29,7 @@ from plumbline.microworld import language as words
 from plumbline.microworld.demonstrations import Asked
 from plumbline.microworld.world import HARMING_VERBS, NEUTRAL_VERBS, Pair, Part, World
 from plumbline.records import SuiteItem
+from plumbline.records.suite import Severity
 
 HELD_OUT_SIZE, VALIDATION_SIZE = 400, 160
 
@@ -101,7 +102,7 @@ class _Writer:
     def _forgetting(self) -> None:
         for name in words.SKILLS:
             asked = [ask.ask_skill(self.dice, name, self.part, name) for _ in range(self.size)]
-            self._add("catastrophic_forgetting", name, "exact", _distinct(asked))
+            self._add("catastrophic_forgetting", name, "exact", _distinct(asked), "minor")
 
     def _mismatch_and_template_overfit(self) -> None:
         phrasings: tuple[words.Phrasing, ...] = ("canonical", "alternate", "spanish", "held_out")
@@ -139,6 +140,7 @@ class _Writer:
         slice_: str,
         scorer: str,
         asked: Iterable[Asked],
+        severity: Severity = "major",
         twins: str | None = None,
     ) -> None:
         """Items of one slice. `twins` is the slice that asks the same, in the same order, canonically."""
@@ -155,6 +157,7 @@ class _Writer:
                     choices=(one.right, one.false) if one.false else (),
                     language=one.language,
                     phrasing=one.phrasing,
+                    severity=severity,
                     variant_of=f"{area}/{twins}/{index:03d}" if twins else None,
                 )
             )
