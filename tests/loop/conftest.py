@@ -29,7 +29,7 @@ class Ran:
         return found
 
 
-def plumb(*arguments: str, cwd: Path | None = None, timeout: float = 900) -> "subprocess.CompletedProcess[str]":
+def plumb(*arguments: str, cwd: Path | None = None, timeout: float = 3600) -> "subprocess.CompletedProcess[str]":
     """Run the installed command and return what it printed, with its exit code."""
     return subprocess.run([PLUMB, *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
 
@@ -52,6 +52,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     before = journal(out)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=3600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return Ran(out, cache, done.stdout, before)

@@ -16,7 +16,7 @@ from plumbline.records import DecoderSettings, KlTerm, Objective, Optimiser, Sui
 from plumbline.stores import Ledger, LocalBlobs
 from plumbline.training import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one waits for the whole loop
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first one waits for the whole loop
 
 
 def test_replay_or_kl_keeps_the_skill_that_plain_sft_loses(ran: Ran, tmp_path: Path) -> None:

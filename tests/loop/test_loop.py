@@ -9,7 +9,7 @@ import pytest
 
 from loop.conftest import SEED, Ran, journal, plumb
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the first one waits for the whole loop
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first one waits for the whole loop
 
 
 def test_a_killed_loop_started_again_goes_on_and_ends(ran: Ran) -> None:
