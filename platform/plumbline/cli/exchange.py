@@ -7,13 +7,29 @@ from typing import TYPE_CHECKING
 import click
 
 from plumbline.cli.gate import read_rubric
-from plumbline.cli.options import as_json, print_json
+from plumbline.cli.options import F, as_json, print_json
 
 if TYPE_CHECKING:
     from plumbline.evaluation.exchange import Exported, ForeignRun
     from plumbline.records import Suite
 
 LOG = click.Path(path_type=Path, exists=True)
+REPORT = click.Path(path_type=Path, dir_okay=False)
+
+
+def pairing(command: F) -> F:
+    """What every import of two logged runs takes beside the logs."""
+    for option in (
+        as_json,
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The report to write."
+        ),
+        click.option("--rubric", type=LOG, help="Rubric YAML that the report is made under."),
+        click.option("--cluster-key", default="cluster", show_default=True, help="Field with a sample's cluster."),
+        click.option("--slice-key", default="slice", show_default=True, help="Field with a sample's slice."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group(name="import")
@@ -24,11 +40,7 @@ def import_() -> None:
 @import_.command("inspect-log")
 @click.option("--reference", required=True, multiple=True, type=LOG, help="Log of the reference (.json, .eval).")
 @click.option("--aligned", required=True, multiple=True, type=LOG, help="Log of the aligned policy. Repeatable.")
-@click.option("--slice-key", default="slice", show_default=True, help="Metadata key of a sample's slice.")
-@click.option("--cluster-key", default="cluster", show_default=True, help="Metadata key of a sample's cluster.")
-@click.option("--rubric", type=LOG, help="Rubric YAML that the report is made under.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The report to write.")
-@as_json
+@pairing
 def inspect_log(
     reference: tuple[Path, ...],
     aligned: tuple[Path, ...],
@@ -51,11 +63,7 @@ def inspect_log(
 @click.option("--reference", required=True, multiple=True, type=LOG, help="Output folder of the reference's run.")
 @click.option("--aligned", required=True, multiple=True, type=LOG, help="Output folder of the aligned policy's run.")
 @click.option("--metric", "metrics", multiple=True, help="Only these metrics (acc, or exact_match,strict-match).")
-@click.option("--slice-key", default="slice", show_default=True, help="Field of a document that names its slice.")
-@click.option("--cluster-key", default="cluster", show_default=True, help="Field that names its cluster.")
-@click.option("--rubric", type=LOG, help="Rubric YAML that the report is made under.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The report to write.")
-@as_json
+@pairing
 def lm_eval_samples(
     reference: tuple[Path, ...],
     aligned: tuple[Path, ...],

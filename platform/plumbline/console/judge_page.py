@@ -4,19 +4,16 @@ Self-contained like the report: no script, one style sheet allowed by hash, draw
 same bytes.
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from plumbline.console.charts import RATE_TICKS, Dot, rate_strip
+from plumbline.console.pages import page_environment, resource, style_hash
 from plumbline.console.svg import drawing, el
-from plumbline.console.words import count, number, percent, visible
+from plumbline.console.words import count, number, percent
 from plumbline.records import PolicyScore, short
 from plumbline.records.judging import (
     ErrorCard,
@@ -280,19 +277,6 @@ def _drawing(title: str, said: str, marks: Sequence[Markup], id_: str) -> Markup
 
 
 def _render(page: Page) -> str:
-    css = _resource("report.css") + _resource("judge_page.css")
-    environment = Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["visible"] = visible
-    style_hash = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
-    return environment.get_template("judge_page.html.j2").render(page=page, css=Markup(css), style_hash=style_hash)
-
-
-def _resource(name: str) -> str:
-    return resources.files("plumbline.console").joinpath(name).read_text(encoding="utf-8")
+    css = resource("report.css") + resource("judge_page.css")
+    template = page_environment().get_template("judge_page.html.j2")
+    return template.render(page=page, css=Markup(css), style_hash=style_hash(css))

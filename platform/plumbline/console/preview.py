@@ -4,18 +4,15 @@ Targets are underlined and set on a tint, so that they are told apart without co
 everything is escaped, and what could hide or reorder text is made visible.
 """
 
-import base64
-import hashlib
-from importlib import resources
 from itertools import dropwhile, groupby
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from plumbline.console.pages import page_environment, resource, style_hash
 from plumbline.console.svg import drawing, el
 from plumbline.console.words import count, number, percent, visible
 from plumbline.records import short
@@ -43,22 +40,13 @@ LEDGER = (
 
 def preview_page(preview: "Preview") -> str:
     """The page as HTML: no script, nothing from outside, one style sheet allowed by its hash."""
-    css = _resource("report.css") + _resource("preview.css")
-    environment = Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": percent, "visible": visible, "shown": shown, "short": short, "number": number, "grouped": grouped,
-    }  # fmt: skip
+    css = resource("report.css") + resource("preview.css")
+    environment = page_environment()
+    environment.filters |= {"shown": shown, "grouped": grouped}
     return environment.get_template("preview.html.j2").render(
         preview=preview,
         css=Markup(css),
-        style_hash=base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii"),
+        style_hash=style_hash(css),
         verdict=verdict(preview),
         columns=columns(preview),
         histogram=histogram(preview.lengths, preview.cuts.max_tokens),
@@ -331,7 +319,3 @@ def _bars(lengths: "Lengths", limit: int) -> Table:
         bar = "\u2588" * round(size / most * BAR) or ("\u258f" if size else "")
         table.add_row(f"{start}\u2013{end - 1}", grouped(size), Text(bar, style="red" if start > limit else "green"))
     return table
-
-
-def _resource(name: str) -> str:
-    return resources.files("plumbline.console").joinpath(name).read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbline.evaluation.asking.answered import Asker, Here, by_likelihood, deal
-from plumbline.evaluation.asking.cache import AnswerCache
+from plumbline.evaluation.asking.cache import AnswerCache, answers_key
 from plumbline.evaluation.asking.records import Answers, ChoiceLikelihood, ItemAnswer
 from plumbline.policies import Policy
-from plumbline.records import DecoderSettings, Suite, digest_of
+from plumbline.records import DecoderSettings, Suite
 
 __all__ = ["AnswerCache", "Answers", "ChoiceLikelihood", "ItemAnswer", "Progress", "answer_suite", "by_likelihood"]
 
@@ -36,7 +36,7 @@ def answer_suite(
     """
     asker = policy if isinstance(policy, Asker) else Here(policy)
     manifest = asker.manifest
-    key = digest_of([manifest.digest, manifest.template, decoder.digest, asker.place])
+    key = answers_key(manifest.digest, manifest.template, decoder.digest, asker.place)
     cache = AnswerCache(cache_dir, key) if cache_dir is not None else None
     if cache and fresh:
         cache.set_aside()

@@ -33,8 +33,8 @@ from plumbline.records import (
     Verdict,
     short,
 )
-from plumbline.statistics.intervals import normal_quantile
-from plumbline.statistics.paired import ALPHA, MIN_CLUSTERS, Clustered, needed_n
+from plumbline.statistics.intervals import Interval, normal_quantile
+from plumbline.statistics.paired import ALPHA, MIN_CLUSTERS, Clustered, needed_n, outcome
 
 SEVERITY = (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
 LIMIT_MIN_ITEMS = 30  # a slice smaller than this is too small to be called degenerate
@@ -91,11 +91,7 @@ def decide(
 
 def classify(estimate: PairedEstimate, margin: float) -> Verdict:
     """The rule of the table above, for an estimate that can be trusted. Read top-down: PASS comes first."""
-    if estimate.low > -margin:
-        return Verdict.PASS
-    if (estimate.high < 0 and estimate.difference <= -margin / 2) or estimate.high < -margin:
-        return Verdict.REGRESSED
-    return Verdict.INCONCLUSIVE
+    return Verdict(outcome(estimate.difference, Interval(estimate.low, estimate.high), margin).upper())
 
 
 def _report_errors(report: EvaluationReport, rubric: Rubric) -> list[str]:

@@ -15,7 +15,12 @@ from pydantic import ValidationError
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.asking.records import ItemAnswer
-from plumbline.records import short
+from plumbline.records import digest_of, short
+
+
+def answers_key(policy: str, template: str, decoder: str, place: str) -> str:
+    """The key of everything that decides an answer beside the item: three digests, and where it is computed."""
+    return digest_of([policy, template, decoder, place])
 
 
 class AnswerCache:

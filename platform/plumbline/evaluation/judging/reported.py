@@ -5,9 +5,10 @@ from pathlib import Path
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import AnswerCache, Answers, ItemAnswer
+from plumbline.evaluation.asking.cache import answers_key
 from plumbline.evaluation.judging.acts import AnswerText
 from plumbline.evaluation.judging.labels import answers_at_hand, read_answers
-from plumbline.records import EvaluationReport, Suite, digest_of, short
+from plumbline.records import EvaluationReport, Suite, short
 
 PLACES = ("cpu", "cuda", "mps", "endpoint")  # what beside the policy decides the last bits (`Asker.place`)
 
@@ -38,7 +39,7 @@ def answers_of(report: Path, suite: Suite | None) -> Iterator[Answers]:
     for policy in {p.policy: p for p in read.policies}.values():
         known: dict[str, ItemAnswer] = {}
         for place in PLACES:
-            key = digest_of([policy.policy, policy.template, read.decoder, place])
+            key = answers_key(policy.policy, policy.template, read.decoder, place)
             known |= AnswerCache(report.parent / "answers", key).load()
         if not known:
             raise _nothing(report.parent / "answers", f"it holds no answers of the policy {short(policy.policy)}")
