@@ -95,6 +95,15 @@ def processes() -> Any:
     return multiprocessing.get_context("forkserver")
 
 
+def hold(folder: Path, ready: Any) -> None:
+    """Hold a job folder, as a run that lives does, until killed."""
+    from plumbline.training.job import alone
+
+    with alone(folder):
+        ready.set()
+        processes().Event().wait()
+
+
 def _live(run: Run, kill_at: Moment | None) -> None:
     import torch
 

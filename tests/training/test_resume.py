@@ -14,9 +14,9 @@ from plumbline.errors import PlumblineError
 from plumbline.policies.local import load_template
 from plumbline.records import Adapter, CheckpointChoice, KlTerm, Objective, TrainingRecord, digest_of
 from plumbline.training import train
-from plumbline.training.job import TrainingJob, alone, prepare_job
+from plumbline.training.job import TrainingJob, prepare_job
 from plumbline.training.order import BatchOrder
-from resume_worker import Run, processes
+from resume_worker import Run, hold, processes
 from training_helpers import make_examples
 
 MakeObjective = Callable[..., Objective]
@@ -180,7 +180,7 @@ def test_a_second_run_in_the_same_job_folder_is_refused_while_the_first_lives(ma
     run = make_run("held", {"max_steps": 1})
     run.job.mkdir(parents=True)
     ready = processes().Event()
-    holder = processes().Process(target=_hold, args=(run.job, ready))
+    holder = processes().Process(target=hold, args=(run.job, ready))
     holder.start()
     assert ready.wait(180)
     with pytest.raises(PlumblineError, match="another run is at work in"):
@@ -189,12 +189,6 @@ def test_a_second_run_in_the_same_job_folder_is_refused_while_the_first_lives(ma
     holder.kill()
     holder.join()
     assert run.train().record.steps == 1, "the lock goes with the process that held it"
-
-
-def _hold(folder: Path, ready: Any) -> None:
-    with alone(folder):
-        ready.set()
-        processes().Event().wait()
 
 
 def test_a_resume_computes_the_epoch_it_is_in_and_none_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
