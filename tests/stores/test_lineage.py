@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plumbline.errors import PlumblineError
 from plumbline.records import (
@@ -48,16 +52,16 @@ class Skeleton:
     def withdraw(self, subject: str) -> None:
         self.ledger.consent.append(subject, "withdrawn", ["training"], self.notice)
 
-    def version(self, number: int, *, reason: str = "ingest") -> str:
+    def version(self, number: int, *, dataset: str = "assistant", reason: str = "ingest") -> str:
         head = self.ledger.consent.head()
         self.manifests[number] = manifest = DatasetManifest(
-            dataset="assistant", version=number, run_key=digest_of(["run", number]), root=digest_of(["root", number]),
+            dataset=dataset, version=number, run_key=digest_of(["run", dataset, number]), root=digest_of(["root", number]),
             changes=digest_of(["changes", number]), sizes={"train": 1}, slices={"facts": 1}, subjects=1,
             rubric=digest_of("rubric"), code=digest_of("code"), consent_sequence=head.sequence,
             consent_head=head.digest, sealed=0, accepted=0, reason=reason,
         )  # fmt: skip
         self.ledger.database.insert(
-            "publication", dataset="assistant", version=number, digest=manifest.digest, parent=None,
+            "publication", dataset=dataset, version=number, digest=manifest.digest, parent=None,
             run_key=manifest.run_key, root=manifest.root, reason=reason, consent_sequence=head.sequence,
             consent_head=head.digest, fencing_token=0, published_at=self.ledger.database.now(),
         )  # fmt: skip
@@ -67,9 +71,9 @@ class Skeleton:
         self, subject: str | None, added: int, removed: int | None = None, *, name: str = "", **more: Any
     ) -> str:
         address = digest_of([subject, name])
-        row = {"split": "train", "event_sequence": None, **more}
+        row = {"dataset": "assistant", "split": "train", "event_sequence": None, **more}
         self.ledger.database.insert(
-            "example", id=next(self.ids), dataset="assistant", address=raw(address), subject=subject,
+            "example", id=next(self.ids), address=raw(address), subject=subject,
             origin="rewrite", slice="facts", cluster="c-1", licence="consent",
             added_in=added, removed_in=removed, **row,
         )  # fmt: skip
@@ -127,6 +131,34 @@ def test_the_quick_answer_is_the_long_one(made: Skeleton) -> None:
     quick = made.ledger.lineage.policies_of("s-ana")
     assert quick == made.ledger.lineage.of_subject("s-ana").policies
     assert names(quick) == [("further", False), ("saw", True), ("through", False)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(1, 6), st.none() | st.integers(1, 3), st.booleans()), max_size=12
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_the_quick_answer_is_the_long_one_whenever_examples_came_and_went(
+    lived: list[tuple[str, int, int | None, bool]],
+) -> None:
+    with TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
+        made = Skeleton(ledger)
+        for dataset in "ab":
+            for number in range(1, 8):
+                made.policy(f"{dataset}{number}", made.version(number, dataset=dataset))
+        for at, (dataset, added, stays, held) in enumerate(lived):
+            removed = None if stays is None else added + stays
+            made.example("s-ana", added, removed, name=str(at), dataset=dataset, split="held_out" if held else "train")
+        in_training = {
+            f"{dataset}{number}"
+            for dataset, added, stays, held in lived
+            for number in range(added, 8 if stays is None else min(added + stays, 8))
+            if not held
+        }
+        quick = ledger.lineage.policies_of("s-ana")
+        assert {one.name for one in quick} == in_training
+        assert quick == ledger.lineage.of_subject("s-ana").policies
 
 
 def test_a_circle_of_bases_ends(made: Skeleton) -> None:

@@ -5,7 +5,8 @@ erasure as before it.
 
 Nothing here walks the versions of a dataset row by row. A row says from which version until which it was in; the
 intervals of a subject are merged, and the policies, which are few, are asked whether their version lies inside. So
-"which policies saw this subject" costs one index range and the list of policies, however long the history is.
+"which policies saw this subject" costs a few steps in an index and the list of policies, however long the history is
+and however many examples the person wrote.
 """
 
 import sys
@@ -131,11 +132,7 @@ class Lineage:
     def policies_of(self, subject: str) -> tuple[TrainedOn, ...]:
         """Which policies saw a subject: trained on a version whose training split held them, or built on one that
         was. The question that must be quick."""
-        rows = self._database.rows(
-            "SELECT DISTINCT dataset, added_in, removed_in FROM example WHERE subject = ? AND split = 'train'",
-            (subject,),
-        )
-        return self._trained_on(_spans((row["dataset"], row["added_in"], row["removed_in"]) for row in rows))
+        return self._trained_on(self._trained_spans(subject))
 
     def of_subject(self, subject: str) -> SubjectLineage:
         events = self._database.rows("SELECT sequence FROM inbox WHERE subject = ? ORDER BY sequence", (subject,))
@@ -258,6 +255,26 @@ class Lineage:
         return None if found is None else str(found)
 
     # --- steps of the graph -----------------------------------------------------------------------------------
+
+    def _trained_spans(self, subject: str) -> Spans:
+        """When training splits held somebody, by dataset. The first example that is still there says all of the time
+        after it, so of a person's many only those that left before it came are read."""
+        rows: list[tuple[str, int, int | None]] = []
+        theirs = "FROM example WHERE subject = ? AND split = 'train'"
+        dataset = self._database.value(f"SELECT MIN(dataset) {theirs}", (subject,))
+        while dataset is not None:
+            held = f"{theirs} AND dataset = ?"
+            still = self._database.value(
+                f"SELECT added_in {held} AND removed_in IS NULL ORDER BY added_in LIMIT 1", (subject, dataset)
+            )
+            left = self._database.rows(
+                f"SELECT DISTINCT added_in, removed_in {held} AND removed_in IS NOT NULL AND added_in < ?",
+                (subject, dataset, STILL if still is None else still),
+            )
+            rows += [(dataset, row["added_in"], row["removed_in"]) for row in left]
+            rows += [] if still is None else [(dataset, still, None)]
+            dataset = self._database.value(f"SELECT MIN(dataset) {theirs} AND dataset > ?", (subject, dataset))
+        return _spans(rows)
 
     def _event(self, trace: EventTrace) -> EventLineage:
         memberships = self.of_event(trace.sequence)
