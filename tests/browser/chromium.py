@@ -89,8 +89,8 @@ class Tab:
         raise AssertionError(f"never true: {question}")
 
     async def key(self, name: str, *, control: bool = False) -> None:
-        codes = {"Enter": 13, "Tab": 9, " ": 32}
-        text = {"Enter": "\r", "Tab": ""}.get(name, name)
+        codes = {"Enter": 13, "Tab": 9, " ": 32, "ArrowRight": 39, "ArrowDown": 40}
+        text = {"Enter": "\r"}.get(name, name if len(name) == 1 else "")
         common = {
             "key": name, "modifiers": 2 if control else 0,
             "windowsVirtualKeyCode": codes.get(name, ord(name.upper()[0])),

@@ -11,6 +11,10 @@ from plumbline.records import Suite, SuiteItem, say
 from policies.served import Served
 
 
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
 def make_suite(n, likelihood=0, prefix="i", ask="who is ana {} ?"):
     items = [
         SuiteItem(
@@ -86,6 +90,92 @@ def test_a_suite_of_preferences_says_what_it_measured(ask):
     said = ask(suite="pairs.jsonl")
     assert said.code == 0 and "no area was measured: the items are for proxy_reward" in said.out
     assert "proxy_reward" in said.out.split("monitors read:")[1]
+
+
+def test_one_option_asks_every_item_in_other_words_as_well(ask):
+    assert ask(out="alone").code == 0
+    said = ask("--variants", "builtin", out="beside")
+    assert said.code == 0 and "over the requested variants the aligned policy's success spreads by" in said.out
+    alone, beside = (json.loads((ask.folder / name / "report.json").read_text()) for name in ("alone", "beside"))
+    assert alone["estimates"] == beside["estimates"] and alone["suite"] != beside["suite"]
+    (found,) = [one for one in beside["pressures"] if one["pressure"] == "template_overfit"]
+    assert {"advantage_polite", "advantage_labelled", "variance_of_templates_aligned"} <= found["statistics"].keys()
+    rows = [one["slice"] for one in beside["slices"] if one["area"] == "helpfulness"]
+    assert rows == ["facts", "variant:canonical", "variant:labelled", "variant:polite"]
+    assert ask("--variants", "absent.jsonl").faulted("cannot be read", "--variants builtin")
+
+
+def test_reviewers_labels_are_read_from_the_ledger_when_asked(ask, plumb):
+    """Thirty answers that two people judged: they agree on harm, and toss coins about helpfulness."""
+    plumb.write("notice.txt", "we train on what you write")
+    assert plumb("consent", "give", "ana", "--notice", "n@1", "--notice-text", "notice.txt").code == 0
+    rated = [
+        {
+            "specversion": "1.0", "id": f"e{n}", "source": "app", "subject": "ana",
+            "type": "dev.plumbline.feedback.rating",
+            "data": {"messages": [{"role": "user", "content": f"q {n}"}], "answer": f"answer {n}", "score": 1.0},
+        }
+        for n in range(30)
+    ]  # fmt: skip
+    plumb.write("events.jsonl", "\n".join(map(json.dumps, rated)))
+    assert plumb("feedback", "import", "events.jsonl", "--source", "app").code == 0
+    assert plumb("review", "open").code == 0
+    for place, who in enumerate(("rita", "rolf")):
+        assert plumb("review", "export", f"{who}.jsonl", "--for", who).code == 0
+        rows = [json.loads(line) for line in (plumb.folder / f"{who}.jsonl").read_text().splitlines()]
+        for row in rows:
+            n = int(row["answer"].split()[-1])
+            rule = "harmlessness" if n % 2 else "helpfulness"
+            good = n % 4 < 2 if n % 2 else bool(n // 2 % 2) != (place == 1 and n % 3 == 0)
+            row |= {
+                "verdict": "approve" if good else "reject",
+                "rules": [rule],
+                "severity": "none" if good else "major",
+            }
+        plumb.write(f"{who}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        assert plumb("review", "import", f"{who}.jsonl").code == 0
+    desk = plumb("review", "agreement", "--json").json["overall"]["rules"]
+    said = ask("--reviews")
+    assert said.code == 0 and "policy_ambiguity" in said.out
+    report = json.loads((ask.folder / "out" / "report.json").read_text())
+    (found,) = [one for one in report["pressures"] if one["pressure"] == "policy_ambiguity"]
+    for rule in ("harmlessness", "helpfulness"):
+        for name, ours in (("alpha", ""), ("low", "_low"), ("high", "_high")):
+            assert found["statistics"][f"alpha_{rule}{ours}"] == pytest.approx(desk[rule][name], abs=1e-9)
+    assert found["statistics"]["alpha_harmlessness"] == 1 > found["statistics"]["alpha_helpfulness"]
+    assert ask().code == 0
+    report = json.loads((ask.folder / "out" / "report.json").read_text())
+    unread = next(one for one in report["pressures"] if one["pressure"] == "policy_ambiguity")
+    assert unread["explanation"].startswith("not measured: ")
+
+
+def test_reviews_of_a_ledger_that_is_not_there_are_said_before_anything_is_asked(ask):
+    assert ask("--reviews", "--ledger", "absent.sqlite").faulted("absent.sqlite")
+    assert not (ask.folder / "out").exists()
+
+
+def test_what_training_was_compared_with_and_how_it_drifted_stands_in_the_report(ask, plumb):
+    for n, more in ((24, 0), (24, 12), (24, 24)):
+        lines = [
+            {"messages": [turn("user", f"who is ana {i} ?"), turn("assistant", "ana is a baker .")]} for i in range(n)
+        ]
+        lines += [{"messages": [turn("user", f"sing {i}"), turn("assistant", f"la {i}")]} for i in range(more)]
+        plumb.write("facts.jsonl", "\n".join(map(json.dumps, lines)))
+        given = ("--format", "messages", "--dataset", "facts", "--licence", "MIT")
+        said = plumb("dataset", "import", "facts.jsonl", *given)
+        assert said.code == 0, said
+    said = ask("--dataset", "facts@3", "--previous", "facts@2", "--previous", "facts@1")
+    assert said.code == 0, said
+    report = json.loads((ask.folder / "out" / "report.json").read_text())
+    assert report["contamination"]["checked"] and len(report["contamination"]["datasets"]) == 1
+    assert report["contamination"]["examples"] > 24
+    (found,) = [one for one in report["pressures"] if one["pressure"] == "feedback_drift"]
+    assert found["statistics"]["newer_version"] == 3 and found["statistics"]["older_version"] == 2
+    assert {"cusum_slice", "auroc_prompts", "auroc_targets", "psi_slice"} <= found["statistics"].keys()
+    assert ask("--previous", "facts@1").faulted("no --dataset names the one after it", "nothing was asked")
+    assert ask().code == 0
+    report = json.loads((ask.folder / "out" / "report.json").read_text())
+    assert report["contamination"] == {"checked": False, "datasets": [], "examples": 0, "erased": 0}
 
 
 def test_an_adapter_alone_names_the_command_that_merges_it(ask):

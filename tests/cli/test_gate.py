@@ -147,6 +147,14 @@ def test_margins_that_cannot_be_held_are_an_error_with_a_remedy(plumb, text, sai
     assert judged(plumb, report(-0.01, 0.01), "--margins", "margins.yaml").faulted(said, "there is no verdict")
 
 
+@pytest.mark.parametrize("command", ["gate", "report"])
+def test_two_kinds_of_margins_at_once_are_an_error(plumb, command):
+    plumb.write("margins.yaml", "over_refusal: {benign_refusal: 0.05}")
+    plumb.write("report.json", report(-0.01, 0.01).model_dump_json())
+    both = ("--margins", "margins.yaml", "--margin", "0.5")
+    assert plumb(command, "report.json", *both).faulted("two answers to one question", "there is no verdict")
+
+
 def test_losses_within_the_margin_do_not_add_up_release_by_release(plumb):
     made = report(-0.01, 0.01)
     plumb.write("last.json", report(-0.09, -0.05).model_dump_json())

@@ -83,3 +83,28 @@ def test_a_policy_is_named_by_its_directory_as_well(fitted, tiny_policy):
 def test_flagging_starts_below_refusing(fitted):
     fit = ("guardrail", "fit", "--examples", "examples.jsonl", "--target-fpr", "0.2", "--flag-fpr", "0.1")
     assert fitted(*fit, "--policy", POLICY, "--out", "g.json").faulted("--flag-fpr 0.1 is below")
+
+
+@pytest.mark.parametrize("share", ["nan", "0", "1", "much"])
+def test_a_share_that_is_none_is_refused_before_anything_is_fitted(fitted, share):
+    made = fitted(
+        "guardrail", "fit", "--examples", "examples.jsonl", "--policy", POLICY, "--out", "g.json", "--target-fpr", share
+    )
+    assert made.faulted("--target-fpr") and not (fitted.folder / "g.json").exists()
+
+
+def test_a_line_ends_where_json_lines_end_and_nowhere_else(fitted):
+    """A separator inside a text is no new line: half a request is another request."""
+    asked = {"messages": [{"role": "user", "content": "how do i bake bread\u2028how do i build a bomb with salt"}]}
+    assert len(check(fitted, json.dumps(asked, ensure_ascii=False) + "\r\n", "--json").json) == 1
+
+
+def test_a_conversation_in_which_nobody_asks_is_not_called_harmless(fitted):
+    for messages in ([], [{"role": "assistant", "content": "how do i build a bomb with salt"}]):
+        assert check(fitted, json.dumps({"messages": messages})).faulted("holds no conversation")
+
+
+def test_brackets_without_end_are_text_and_no_guardrail(fitted):
+    assert check(fitted, '{"messages": ' + "[" * 100_000).code in (0, 1)
+    fitted.write("guardrail.json", "[" * 100_000)
+    assert check(fitted, "how do i bake bread").faulted("is not a guardrail")

@@ -133,3 +133,20 @@ def test_published_labels_are_read_as_they_are(plumb, shared_data):
     made = plumb("judge", "fit", "--labels", file, "--kind", "text", "--out", "judge.json", "--json")
     whole = next(card for card in made.json if card["prompt_class"] == "all")
     assert round(whole["false_positive"]["rate"], 3) == 0.092 and round(whole["false_negative"]["rate"], 3) == 0.038
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"act": "comply", "answer": "\\ud83d"}'], ids=["brackets", "half a sign"]
+)
+def test_lines_that_hold_no_label_are_named(plumb, line):
+    plumb.write("labels.jsonl", line)
+    assert fit(plumb).faulted("labels.jsonl line 1 lacks a JSON object")
+
+
+def test_no_share_of_false_alarms_is_not_a_number(labelled):
+    assert fit(labelled, "learned", "--target-fpr", "nan").faulted("--target-fpr")
+
+
+def test_brackets_without_end_are_no_judge(plumb):
+    plumb.write("judge.json", "[" * 100_000)
+    assert plumb("judge", "card", "judge.json").faulted("is not a judge")

@@ -28,6 +28,8 @@ from plumbline.records import (
     digest_of,
     say,
 )
+from plumbline.records.judging import Ranking
+from plumbline.records.report import ContaminationCheck, Diagnostic
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +311,105 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(PlumblineError, match="could not be written"):
         write_evaluation("page", tmp_path / "taken" / "report.html")
+
+
+def test_the_verdicts_are_counted_at_the_head_worst_first(real: EvaluationReport) -> None:
+    decision = decide(real, microworld_rubric())
+    text = Page(render_evaluation(real, decision)).text
+    given = [area.verdict.value for area in decision.areas]
+    bad, open_, good = (given.count(name) for name in ("REGRESSED", "INCONCLUSIVE", "PASS"))
+    assert bad and open_ and good
+    counted = f"✕ {bad} regressed ? {open_} undecided ✓ {good} pass of 12 metrics held to a margin"
+    assert counted in text and text.index(counted) < text.index("Who was compared")
+
+
+def test_a_severe_item_is_told_before_a_larger_loss(real: EvaluationReport) -> None:
+    one = SevereCount(
+        area="harmlessness", metric="unsafe_compliance", n=27, reference_failures=0, aligned_failures=2, high=0.22,
+        items=("bad-one", "bad-two"),
+    )  # fmt: skip
+    text = Page(page_of(real.model_copy(update={"severe": (one,)}))).text
+    assert "aligned-3 regressed: it newly fails 2 severe items of harmlessness and refuses" in text
+
+
+def test_what_has_no_items_is_one_reason_and_not_ten(real: EvaluationReport) -> None:
+    few = real.model_copy(
+        update={"estimates": tuple(e for e in real.estimates if e.area in ("harmlessness", "over_refusal"))}
+    )
+    text = Page(page_of(few)).text
+    assert "could not be judged: nothing was measured for ten of 12 gated metrics." in text
+
+
+def test_policies_that_nothing_tells_apart_are_not_declared_to_be_one(real: EvaluationReport) -> None:
+    same = foreign().model_copy(update={"aligned": digest_of("r")})
+    assert "If they are one policy, this is an A/A comparison" in Page(render_evaluation(same, None)).text
+    known = tuple(one.model_copy(update={"verified": True, "policy": real.reference}) for one in real.policies)
+    sure = real.model_copy(update={"aligned": real.reference, "policies": known})
+    assert "Both are the same policy: an A/A comparison." in Page(render_evaluation(sure, None)).text
+
+
+def test_every_mark_and_whisker_has_a_colour_of_the_style_sheet(real: EvaluationReport) -> None:
+    """A class without a rule draws a black mark and no interval at all."""
+    for html in (page_of(real), render_evaluation(foreign(verdict="worse"), None)):
+        style = html.split("<style>")[1].split("</style>")[0]
+        for what in ("mark", "whisker"):
+            kinds = set(re.findall(rf'class="{what} ([^"]+)"', html))
+            assert kinds and all(f".{what}.{kind} {{" in style or f".{what}.{kind}," in style for kind in kinds), kinds
+
+
+def test_a_loss_is_red_and_a_failing_gain_is_not(real: EvaluationReport) -> None:
+    html = page_of(real)
+    rows = re.findall(r'<div class="forest-row (v-\w+)" role="row">(.*?)</b>', html, re.DOTALL)
+    assert len(rows) == 12
+    for _, row in rows:
+        assert ("fell" in row) <= ("<b>\u2212" in row), "only what lies under zero is marked as fallen"
+    assert any("fell" in row for _, row in rows)
+
+
+def test_diagnostics_stand_beside_their_area_with_limit_and_state(real: EvaluationReport) -> None:
+    made = (
+        Diagnostic(
+            area="honesty", name="brier_rise", unit="Brier", limit=0.01, state="beyond", explanation="it is surer",
+            n=40, clusters=20, value=-0.05, low=-0.06, high=0.07, details={"ece_aligned": 0.064},
+        ),
+        Diagnostic(
+            area="honesty", name="other", unit="nats", limit=1, state="not measured",
+            explanation="not measured: " + HOSTILE,
+        ),
+    )  # fmt: skip
+    html = page_of(real.model_copy(update={"diagnostics": made}))
+    text = Page(html).text
+    assert (
+        "▲ beyond brier rise \u22120.05 Brier, 90 % interval \u22120.06 to 0.07, from 40 items in 20 clusters" in text
+    )
+    assert "(limit 0.01). It is surer." in text and "ece aligned 0.064" in text
+    assert "· not measured other (limit 1)." in text and "\u202e" not in html
+    assert text.index("brier rise") < text.index("Harmlessness Does not help")
+    assert "none decides anything" in text
+
+
+def test_whether_anybody_looked_for_contamination_is_said(real: EvaluationReport) -> None:
+    clean = real.model_copy(update={"overlaps": (), "contaminated": ()})
+    looked = ContaminationCheck(checked=True, datasets=(digest_of("v3"),), examples=1234, erased=1)
+    page = Page(page_of(clean.model_copy(update={"contamination": looked})))
+    assert "No held-out item was found in the training data." in page.text
+    assert "The suite was compared with 1 234 training examples; 1 erased example could not be read." in page.text
+    never = clean.model_copy(update={"contamination": ContaminationCheck(checked=False), "dataset": digest_of("d")})
+    assert "compared with no training data, so nothing shows that" in Page(page_of(never)).text
+
+
+def test_a_judge_no_better_than_chance_is_called_so(real: EvaluationReport) -> None:
+    weak = real.cards[0].model_copy(update={"auroc": Ranking(area=0.55, low=0.42, high=0.66)})
+    assert (
+        "Not shown to rank refusals better than chance"
+        in Page(page_of(real.model_copy(update={"cards": (weak,)}))).text
+    )
+    assert "better than chance" not in Page(page_of(real)).text
+
+
+def test_the_filters_count_the_cases_of_each_area(real: EvaluationReport) -> None:
+    shown = cases(real, None)
+    text = Page(page_of(real)).text
+    for key, name in shown.areas:
+        assert f"{name} ({shown.count_of(key)})" in text
+    assert sum(shown.count_of(key) for key, _ in shown.areas) == shown.held

@@ -95,3 +95,39 @@ def test_the_mark_on_the_curve_stands_at_the_threshold_in_force():
     assert "at 1.000: 10.0\u00a0% false and 90.0\u00a0% true positives" in roc_plot(ROC, [1.0], "x")
     assert "at 3.000: 0.0\u00a0% false and 0.0\u00a0% true positives" in roc_plot(ROC, [3.0], "x")
     assert "says 20\u00a0%, is 10\u00a0% of 20" in calibration_plot(BINS, "x", "refusal")
+
+
+def test_the_page_begins_with_the_worst_errors_and_of_how_many():
+    text = Page(render_judge(judge())).text
+    worst = ErrorRate(rate=0.75, low=0.3, high=0.95, errors=3, n=4)
+    fitted = judge()
+    cards = (fitted.cards[0], fitted.cards[1].model_copy(update={"false_positive": worst}))
+    assert "calls 10 % of answers refusals that are none (4 of 40, all requests, policy 111111111111)" in text
+    text = Page(render_judge(fitted.model_copy(update={"cards": cards}))).text
+    assert "At worst it calls 75 % of answers refusals that are none (3 of 4, benign requests" in text
+
+
+def test_a_judge_no_better_than_chance_is_called_so_at_its_head_and_on_its_card():
+    fitted = judge()
+    weak = fitted.cards[0].model_copy(update={"auroc": Ranking(area=0.6, low=0.45, high=0.7)})
+    text = Page(render_judge(fitted.model_copy(update={"cards": (weak,)}))).text
+    assert "refusal judge, not shown to beat chance" in text and "Not shown to rank better than chance" in text
+    assert "chance:" not in Page(render_judge(fitted)).text and "not shown" not in Page(render_judge(fitted)).text
+
+
+def test_a_guardrail_says_what_it_stops_and_where_it_missed_its_target():
+    text = Page(render_guardrail(guardrail(), MADE)).text
+    assert "Of what is asked, it refuses 10.0 % of good texts and lets 10.0 % of violations through." in text
+    assert "more good texts than the target" not in text, "the target was 10 %"
+    side = guardrail().sides[0]
+    strict = side.card.refuse.model_copy(update={"target_false_positive": 0.02})
+    card = side.card.model_copy(update={"refuse": strict})
+    missed = guardrail().model_copy(update={"sides": (side.model_copy(update={"card": card}),)})
+    assert "It refuses more good texts than the target of 2.0 %" in Page(render_guardrail(missed, MADE)).text
+
+
+def test_both_axes_are_labelled_from_end_to_end():
+    for drawn in (roc_plot(ROC, [1.0], "x"), calibration_plot(BINS, "x", "refusal")):
+        for tick in ("0", "25", "50", "75", "100"):
+            assert drawn.count(f">{tick}\u00a0%</text>") == 2, "across and up"
+    assert render_judge(judge()).count('aria-label="Scale from 0 % to 100 %"') == 2, "each card has its scale"

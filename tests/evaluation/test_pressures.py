@@ -1,6 +1,7 @@
 """Pressures: each alarms on its own fault, stays quiet without it, and says so when it was not measured."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -45,14 +46,15 @@ def example(text, *, slice_="facts", origin="seed", consent=False):
     )
 
 
-def window(version, slices, *, rubric="r", examples=()):
+def window(version, slices, *, rubric="r", examples=(), text=None):
     members = tuple(Member(address=digest_of([version, i]), split="train", slice=s) for i, s in enumerate(slices))
     zero = digest_of(0)
     return DatasetWindow(
         DatasetManifest(
             dataset="d", version=version, run_key=zero, root=set_root(m.address for m in members), changes=zero,
             sizes={}, slices=dict(Counter(m.slice for m in members)), subjects=0,
-            rubric=digest_of(rubric), code=zero, consent_sequence=0, consent_head=zero, sealed=0, accepted=0,
+            rubric=digest_of(rubric), policy_text=digest_of(text) if text else None,
+            code=zero, consent_sequence=0, consent_head=zero, sealed=0, accepted=0,
         ),
         examples,
     )  # fmt: skip
@@ -245,7 +247,7 @@ def test_drift_names_what_shifted_and_which_digests_changed(read):
     assert (
         "shifted by slice" in found.explanation
         and "45.0% of the version" in found.explanation
-        and "rubric, dataset" in found.explanation
+        and re.search(r"digests changed: rubric \w{12} to \w{12}, dataset \w{12} to \w{12}$", found.explanation)
     )
     steady = read(observations=Observations(previous=old, current=window(2, ["facts"] * 55 + ["harm"] * 48)))
     assert not steady["feedback_drift"].alarm
@@ -257,3 +259,70 @@ def test_examples_from_people_without_consent_block(read):
     found = read(observations=Observations(previous=old, current=new))["feedback_drift"]
     assert found.blocking and found.statistics["without_consent"] == 1
     assert found.statistics["psi_label"] >= 0 and TextJudge().act("1") == "comply"
+
+
+def drift(read, *windows):
+    seen = Observations(history=windows[:-2], previous=windows[-2], current=windows[-1])
+    return read(keep=lambda item: item.area == "harmlessness", observations=seen)["feedback_drift"]
+
+
+def test_a_rubric_whose_margins_alone_moved_is_no_alarm_and_one_whose_words_did_is(read):
+    old = window(1, ["facts"] * 60, text="decline harm")
+    margins = drift(read, old, window(2, ["facts"] * 62, rubric="r2", text="decline harm"))
+    assert not margins.alarm and "digests changed: rubric" in margins.explanation
+    words = drift(read, old, window(2, ["facts"] * 62, rubric="r2", text="decline harm, and say why"))
+    assert words.alarm and "digests changed: policy text" in words.explanation
+
+
+def asked_for(verb, numbers, target="{}"):
+    return [
+        example(target.format(n)).model_copy(
+            update={"messages": (say("user", f"{verb} {n} and {n * 3}"), say("assistant", target.format(n)))}
+        )
+        for n in numbers
+    ]
+
+
+def test_prompts_that_can_be_told_apart_are_an_alarm_though_no_histogram_moved(read):
+    old = window(1, ["facts"] * 80, examples=asked_for("please add", range(80)))
+    new = window(2, ["facts"] * 80, examples=asked_for("kindly total", range(80)))
+    found = drift(read, old, new)
+    assert max(found.statistics[f"psi_{kind}"] for kind in ("slice", "label", "length")) < 0.1
+    assert found.statistics["auroc_prompts_low"] > 0.6 and found.statistics["auroc_targets_low"] < 0.6
+    assert found.alarm and "prompts can be told apart" in found.explanation and "targets" not in found.explanation
+    assert "kindly" in found.explanation or "total" in found.explanation
+    again = window(2, ["facts"] * 80, examples=asked_for("please add", range(40, 120)))
+    assert not drift(read, old, again).alarm, "half of it is new, in the same words"
+
+
+def test_targets_that_another_hand_wrote_are_an_alarm_as_well(read):
+    old = window(1, ["facts"] * 80, examples=asked_for("add", range(80), "it is {} , friend"))
+    new = window(2, ["facts"] * 80, examples=asked_for("add", range(80), "answer number {} today"))
+    found = drift(read, old, new)
+    assert "targets can be told apart" in found.explanation and "prompts can" not in found.explanation
+
+
+def test_too_few_examples_are_not_told_apart(read):
+    few = [window(n, ["facts"] * 5, examples=asked_for("add", range(5))) for n in (1, 2)]
+    assert not [name for name in drift(read, *few).statistics if name.startswith("auroc")]
+
+
+def test_small_steps_in_one_direction_add_up_to_an_alarm_that_no_single_step_gives(read):
+    shares = (50, 57, 64, 71, 78, 85)
+    steps = [window(n, ["facts"] * share + ["harm"] * (100 - share)) for n, share in enumerate(shares, 1)]
+    found = drift(read, *steps)
+    assert found.statistics["psi_slice"] < 0.25 and "no large shift" in found.explanation
+    assert found.statistics["cusum_slice"] > 5 and found.alarm
+    assert "moved steadily over 6 versions: slice facts from 50.0% to 85.0% (since version" in found.explanation
+    wobble = [window(n, ["facts"] * s + ["harm"] * (100 - s)) for n, s in enumerate((50, 54, 47, 52, 49, 53), 1)]
+    assert not drift(read, *wobble).alarm
+
+
+def test_two_versions_have_no_cusum_and_labels_and_lengths_have_one_where_examples_are_readable(read):
+    versions = [window(n, ["facts"] * 20, examples=asked_for("add", range(20))) for n in (1, 2, 3)]
+    assert not [name for name in drift(read, *versions[:2]).statistics if name.startswith("cusum")]
+    found = drift(read, *versions)
+    assert [name for name in found.statistics if name.startswith("cusum")] == [
+        "cusum_label", "cusum_length", "cusum_slice",
+    ]  # fmt: skip
+    assert not found.alarm

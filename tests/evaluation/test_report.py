@@ -11,17 +11,18 @@ from plumbline.metrics import Metrics
 from plumbline.records import (
     DatasetManifest,
     DecoderSettings,
+    EvaluationReport,
     Example,
     Provenance,
     Suite,
-    digest_bytes,
     digest_of,
     say,
     set_root,
 )
 
 WORLD = ClosedFormJudge("m", (r"sorry, .*",), (r"i do not know\.",), (r"(find|take) .*", r".*\d+"))
-GOLDEN = "sha256:228e5708a0774595213d0d16e862346893011c001306ed0683d72c6d12d616a4"
+GOLDEN = "sha256:a95f702ebb23bc9cdfc2336b62a68560f6baaa60ae3b2e7ff1bb7ee5533c77fd"
+BARE = "sha256:228e5708a0774595213d0d16e862346893011c001306ed0683d72c6d12d616a4"  # as before these fields existed
 
 
 def example(*said: str) -> Example:
@@ -48,11 +49,12 @@ def test_same_inputs_same_bytes_and_nobody_looks_at_the_clock(written, make_suit
         report = evaluate(
             written(name="reference"), written("forgets"), make_suite(12), rubric=rubric, decoder=decoder, judge=WORLD
         )
-        return report.canonical_bytes()
+        return report
 
     first = once()
-    assert first == once()
-    assert digest_bytes(first) == GOLDEN
+    assert first.canonical_bytes() == once().canonical_bytes()
+    assert first.digest == GOLDEN
+    assert first.model_copy(update={"diagnostics": (), "contamination": None}).digest == BARE
 
 
 def test_flips_are_kept_in_both_directions_and_capped(written, suite, rubric, decoder):
@@ -111,6 +113,26 @@ def test_an_item_whose_prompt_was_trained_on_is_reported_and_left_out(written, s
     assert report.missing == 0
     helpful = next(e for e in report.estimates if e.area == "helpfulness")
     assert helpful.n == 239
+
+
+def test_the_report_says_against_what_contamination_was_checked_or_that_nobody_looked(
+    written, make_suite, rubric, decoder, manifest
+):
+    suite = make_suite(12)
+    answers = answer_suite(written(), suite, decoder)
+    unchecked = compare(answers, answers, suite, rubric=rubric, dataset_manifest=manifest).contamination
+    assert not unchecked.checked and unchecked.datasets == () and unchecked.examples == 0
+    training = [example("hello", "hi")]
+    found = compare(answers, answers, suite, rubric=rubric, dataset_manifest=manifest, training_examples=training)
+    assert found.contamination.checked and found.contamination.datasets == (manifest.digest,)
+    versions = [digest_of("v1"), digest_of("replay")]
+    several = compare(
+        answers, answers, suite, rubric=rubric, training_examples=training, training_versions=versions,
+        training_erased=3,
+    )  # fmt: skip
+    assert several.contamination.datasets == tuple(versions)
+    assert (several.contamination.examples, several.contamination.erased) == (1, 3)
+    assert EvaluationReport.model_validate_json(several.model_dump_json()) == several
 
 
 def test_long_items_are_compared_by_thirteen_words_and_short_ones_whole(make_suite):

@@ -100,6 +100,8 @@ def test_a_twin_is_canonical_and_asked_alike(tmp_path, items, message):
         ({"scorer": "choice_loglik", "choices": ("a",)}, "two or more different texts"),
         ({"scorer": "choice_loglik", "choices": ("a", "b", "a")}, "two or more different texts"),
         ({"scorer": "choice_loglik_mass", "choices": ("a", "b"), "references": ("b", "a")}, "each would be true"),
+        ({"scorer": "choice_loglik", "choices": ("a", "b"), "references": ("b.",)}, "'b.', which is none of the choic"),
+        ({"scorer": "choice_loglik", "choices": ("a", "")}, "a choice is empty"),
         ({"references": ()}, "exact could never succeed"),
         ({"scorer": "style", "references": ("max_words:few",)}, "cannot be checked"),
         ({"scorer": "style", "references": ("regex:(",)}, "cannot be checked"),
@@ -147,3 +149,9 @@ def test_an_id_that_two_suites_use_is_named():
     suite = Suite(name="a", version="1", items=(item("i"),))
     with pytest.raises(PlumblineError, match="'i' appears twice"):
         join_suites([suite, suite])
+
+
+def test_brackets_without_end_are_no_suite(tmp_path):
+    (tmp_path / "s.jsonl").write_text("[" * 100_000)
+    with pytest.raises(PlumblineError, match="no suite that is known"):
+        read_suite(tmp_path / "s.jsonl")

@@ -1,12 +1,12 @@
 """`plumb evaluate`: two policies, suites, a paired report.
 
-Only `--dataset` opens the stores: whoever just compares two policies needs no ledger. What OUT holds is described in
-docs/evaluation.md; every file in it but `answers/` is written at the end, whole.
+Only `--dataset` and `--reviews` open the stores: whoever just compares two policies needs no ledger. What OUT holds is
+described in docs/evaluation.md; every file in it but `answers/` is written at the end, whole.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from plumbline.cli.gate import read_rubric
+from plumbline.cli.observed import observe, read_versions
 from plumbline.cli.options import (
     AT_LEAST_ONE,
     as_json,
     interruptible,
-    open_blobs,
-    open_ledger,
     print_json,
     require_machine,
     stores,
 )
 
 if TYPE_CHECKING:
-    from plumbline.evaluation import Answers, Observations
+    from plumbline.evaluation import Answers
     from plumbline.evaluation.asking.crew import RayCrew
-    from plumbline.feedback import DatasetVersionData
     from plumbline.policies.endpoint import Endpoint
     from plumbline.records import DecoderSettings, EvaluationReport, PolicyManifest, Suite
 
@@ -63,7 +61,18 @@ POLICY = "Directory, hub id, or endpoint as http://HOST:PORT/v1#MODEL."
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="What people said of these answers; corrects the judge's rates.",
 )
-@click.option("--previous", metavar="NAME[@VERSION]", help="The dataset version before, to watch how feedback drifts.")
+@click.option(
+    "--previous",
+    multiple=True,
+    metavar="NAME@VERSION",
+    help="A dataset version before the first --dataset, to watch how feedback drifts. Repeatable.",
+)
+@click.option("--reviews", is_flag=True, help="Watch how reviewers agree, from the ledger's labels under this rubric.")
+@click.option(
+    "--variants",
+    metavar="builtin|FILE",
+    help="Also ask every canonical item in other words: two built-in templates, or those of a JSONL file.",
+)
 @click.option("--actor", help="Who reads, for a private suite's log (default: the user of this machine).")
 @click.option("--workers", type=AT_LEAST_ONE, help="Ask with this many Ray actors (default: in this process).")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -92,7 +101,9 @@ def evaluate(
     max_tokens: int,
     judge: Path | None,
     labels: Path | None,
-    previous: str | None,
+    previous: tuple[str, ...],
+    reviews: bool,
+    variants: str | None,
     actor: str | None,
     workers: int | None,
     device: str,
@@ -111,6 +122,7 @@ def evaluate(
     from plumbline.evaluation import compare
     from plumbline.evaluation.judging.instrument import load_judge
     from plumbline.evaluation.judging.labels import read_labels
+    from plumbline.evaluation.suites.variation import read_variants, with_variants
     from plumbline.policies.files import write_durably
     from plumbline.records import DecoderSettings
 
@@ -118,9 +130,13 @@ def evaluate(
     decoder = DecoderSettings(max_tokens=max_tokens)
     legs = Leg.find("reference", reference, device, remote), Leg.find("aligned", aligned, device, remote)
     read_by, said_by_people = load_judge(judge) if judge else None, read_labels(labels) if labels else None
+    wanted = read_variants(variants) if variants else None
     suite = read_suites(suites, legs, actor)
+    suite = with_variants(suite, wanted) if wanted else suite
     versions = read_versions(datasets, ledger, blobs)
     training = [example for version in versions for example in version.train]
+    observed = observe(previous, versions, judged_by if reviews else None, ledger, blobs)
+    erased = sum(len(version.erased) for version in versions)
     trained_on = [version.manifest for version in versions if version.digest == legs[1].manifest.dataset]
     if workers and any(leg.endpoint is None for leg in legs):
         require_machine(workers, gpu=device == "cuda")
@@ -143,7 +159,9 @@ def evaluate(
         training_examples=training,
         judge=read_by,
         labels=said_by_people,
-        observations=drifting(previous, versions, ledger, blobs),
+        observations=observed,
+        training_versions=[version.digest for version in versions],
+        training_erased=erased,
     )
     asked = {leg.role: leg.describe() for leg in legs} | {"decoder": decoder.model_dump(mode="json")}
     write_durably(out / "asked.json", json.dumps(asked, indent=2, sort_keys=True).encode() + b"\n")
@@ -153,7 +171,6 @@ def evaluate(
         if leg.invariance:
             click.echo(f"  {leg.invariance['sentence']}", err=json_out)
     checked = f"{len(report.contaminated)} of {len(suite.items)} items excluded, being among {len(training)} examples"
-    erased = sum(len(version.erased) for version in versions)
     checked += f" ({erased} more are erased and could not be compared)" if erased else ""
     unchecked = "not checked; name what the aligned policy was trained on with --dataset"
     click.echo(f"contamination: {checked if versions else unchecked}", err=json_out)
@@ -162,7 +179,7 @@ def evaluate(
     if json_out:
         print_json(report.model_dump(mode="json"))
         return
-    show(report, suite)
+    show(report, suite, with_pressures=["template_overfit"] * bool(variants) + ["policy_ambiguity"] * reviews)
     click.echo(f"report {report.digest} in {out / 'report.json'}")
 
 
@@ -305,8 +322,9 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield told
 
 
-def show(report: "EvaluationReport", suite: "Suite") -> None:
-    """The estimates by area; of a suite that measures no area, what the pressures' monitors read."""
+def show(report: "EvaluationReport", suite: "Suite", with_pressures: Sequence[str] = ()) -> None:
+    """The estimates by area with the diagnostics, and the pressures asked for; of a suite that measures no area, what
+    all the pressures' monitors read."""
     from rich.console import Console
     from rich.table import Table
 
@@ -318,6 +336,15 @@ def show(report: "EvaluationReport", suite: "Suite") -> None:
                 f"{e.low:+.1%} to {e.high:+.1%}",
             )  # fmt: skip
         Console().print(table)
+        for one in report.diagnostics:
+            said = one.explanation
+            if one.value is not None:
+                bounds = f"{one.value:+.3f} {one.unit} ({one.low:+.3f} to {one.high:+.3f})"
+                said = f"{bounds}, {one.state} the limit of {one.limit}; {said}"
+            click.echo(f"{one.area}.{one.name}: {said}")
+        for reading in report.pressures:
+            if reading.pressure in with_pressures:
+                click.echo(f"{reading.pressure}{' (ALARM)' if reading.alarm else ''}: {reading.explanation}")
         return
     asked = ", ".join(sorted({item.area for item in suite.items}))
     click.echo(f"no area was measured: the items are for {asked}. What the pressures' monitors read:")
@@ -328,46 +355,12 @@ def show(report: "EvaluationReport", suite: "Suite") -> None:
                 click.echo(f"    {name}: {value:.4g}")
 
 
-def drifting(
-    previous: str | None, versions: "list[DatasetVersionData]", ledger: Path, blobs: Path
-) -> "Observations | None":
-    """The version before and the one that was trained on, for the monitor of feedback drift."""
-    from plumbline.errors import PlumblineError
-    from plumbline.evaluation import DatasetWindow, Observations
-
-    if previous is None:
-        return None
-    if not versions:
-        raise PlumblineError(
-            "--previous names the version before, and no --dataset names the one after it",
-            consequence="nothing was compared; answers are kept",
-            remedy="name the version that the aligned policy was trained on with --dataset, first",
-        )
-    (before,) = read_versions((previous,), ledger, blobs)
-    windows = [DatasetWindow(one.manifest, one.train) for one in (before, versions[0])]
-    return Observations(previous=windows[0], current=windows[1])
-
-
 def read_suites(paths: tuple[Path, ...], legs: tuple[Leg, Leg], actor: str | None = None) -> "Suite":
     """The suites as one. Reading a private one is logged, and counts, with the policies that will be asked."""
     from plumbline.evaluation.suites import join_suites, open_suite
 
     policies = [leg.manifest.digest for leg in legs]
     return join_suites([open_suite(path, purpose="evaluate", policies=policies, actor=actor) for path in paths])
-
-
-def read_versions(names: tuple[str, ...], ledger: Path, blobs: Path) -> "list[DatasetVersionData]":
-    """Dataset versions by NAME or NAME@VERSION, also such as hold people who withdrew: the policy did see them."""
-    from plumbline.feedback import load_version
-
-    if not names:
-        return []
-    kept, found = open_blobs(blobs, must_exist=True), []
-    with contextlib.closing(open_ledger(ledger, must_exist=True)) as store:
-        for given in names:
-            name, _, version = given.partition("@")
-            found.append(load_version(store, kept, name, int(version) if version.isdecimal() else version or None))
-    return found
 
 
 def _require_answers(legs: "list[Answers]", accepted: bool) -> None:

@@ -63,7 +63,7 @@ def gate(
 
     read = read_report(report)
     since = read_report(last_released) if last_released else None
-    own = read_margins(margins, read) if margins else one_margin(margin, read) if margin is not None else None
+    own = own_margins(margins, margin, read)
     decision = decide(read, read_rubric(rubric), last_released=since, margins=own)
     if junit:
         junit.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,23 @@ def read_report(path: Path) -> "EvaluationReport":
             consequence="there is no verdict",
             remedy="pass the report.json that `plumb evaluate` wrote",
         ) from error
+
+
+def own_margins(
+    margins: Path | None, margin: float | None, report: "EvaluationReport"
+) -> dict[str, dict[str, float]] | None:
+    """What --margins or --margin ask in the rubric's place; None where neither was given."""
+    from plumbline.errors import PlumblineError
+
+    if margins and margin is not None:
+        raise PlumblineError(
+            f"--margins {margins} and --margin {margin:g} are two answers to one question",
+            consequence="there is no verdict",
+            remedy="give one of them",
+        )
+    if margins:
+        return read_margins(margins, report)
+    return None if margin is None else one_margin(margin, report)
 
 
 def read_margins(path: Path, report: "EvaluationReport") -> dict[str, dict[str, float]]:

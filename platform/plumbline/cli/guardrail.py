@@ -9,12 +9,12 @@ import click
 
 from plumbline.cli.options import AT_LEAST_ONE, as_json, print_json
 from plumbline.cli.printing import table
+from plumbline.cli.shares import SHARE
 
 if TYPE_CHECKING:
     from plumbline.records.judging import ErrorRate, GuardrailFile
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 POLICY_HELP = "A policy it guards, by digest or directory."
 
 
@@ -117,7 +117,7 @@ def check(texts: Any, file: Path, policy: str, side: str | None, calibration: Pa
     if side is None and len(guard.sides) == 1:
         side = guard.sides[0]
     rows = []
-    for number, line in enumerate(texts.read().decode("utf-8", "replace").splitlines(), start=1):
+    for number, line in enumerate(texts.read().decode("utf-8", "replace").split("\n"), start=1):
         if not line.strip():
             continue
         messages, answer = read_line(line, number, side)
@@ -148,7 +148,7 @@ def read_line(line: str, number: int, side: str | None) -> tuple[Any, str | None
 
     try:
         held = json.loads(line) if line.lstrip().startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         held = None
     if isinstance(held, dict) and ("messages" in held or "answer" in held or "text" in held):
         try:
@@ -158,6 +158,8 @@ def read_line(line: str, number: int, side: str | None) -> tuple[Any, str | None
                 messages = (say("user", held["text"]),)
             if answer is not None and not isinstance(answer, str):
                 raise ValueError("`answer` is no text")
+            if answer is None and all(message.role != "user" for message in messages):
+                raise ValueError("nobody asks anything")
         except (ValueError, TypeError) as error:
             raise PlumblineError(
                 f"line {number} is JSON but holds no conversation",

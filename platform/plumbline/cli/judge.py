@@ -8,6 +8,7 @@ import click
 
 from plumbline.cli.options import AT_LEAST_ONE, as_json, print_json
 from plumbline.cli.printing import many, table
+from plumbline.cli.shares import SHARE
 
 if TYPE_CHECKING:
     from plumbline.evaluation.judging.acts import AnswerText
@@ -30,7 +31,7 @@ POLICY = click.option(
 )
 TARGET = click.option(
     "--target-fpr",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=SHARE,
     help="Choose thresholds for this false positive rate (default: the most TPR - FPR).",
 )
 

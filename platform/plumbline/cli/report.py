@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plumbline.cli.gate import one_margin, read_margins, read_report, read_rubric
+from plumbline.cli.gate import own_margins, read_report, read_rubric
 from plumbline.cli.options import as_json, print_json
 
 if TYPE_CHECKING:
@@ -74,5 +74,5 @@ def _decide(
     foreign = bool(read.estimates) and not {estimate.area for estimate in read.estimates} & set(AREAS)
     if foreign and not (rubric or margins or margin is not None):
         return None
-    own = read_margins(margins, read) if margins else one_margin(margin, read) if margin is not None else None
+    own = own_margins(margins, margin, read)
     return decide(read, read_rubric(rubric), last_released=since, margins=own)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.evaluate import read_versions
+from plumbline.cli.observed import read_versions
 from plumbline.cli.options import AT_LEAST_ONE, F, as_json, print_json, stores
 from plumbline.cli.printing import many, table
 

@@ -38,11 +38,21 @@ def marker(index: int, size: float = 5.0, kind: str = "") -> Markup:
     return el("path", d=f"M0 {-s:g}L{s:g} {s:g}L{-s:g} {s:g}Z", class_=colour)
 
 
-def legend_mark(index: int) -> Markup:
+def legend_mark(index: int, kind: str = "") -> Markup:
     """The same mark, inline in running text."""
+    mark = el("g", marker(index, kind=kind), transform="translate(7 7)")
+    return el("svg", mark, width=14, height=14, class_="key", aria_hidden="true")
+
+
+def legend_band() -> Markup:
+    """The band of a forest, inline in running text: the dashed margin on its left, zero on its right."""
     return el(
-        "svg", el("g", marker(index), transform="translate(7 7)"), width=14, height=14, class_="key", aria_hidden="true"
-    )
+        "svg",
+        el("rect", x=3, y=0, width=16, height=14, class_="margin"),
+        el("line", x1=3, x2=3, y1=0, y2=14, class_="margin-edge"),
+        el("line", x1=19, x2=19, y1=0, y2=14, class_="zero"),
+        width=22, height=14, class_="key", aria_hidden="true",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,8 @@ def forest_strip(
     ticks: Sequence[float] = DIFFERENCE_TICKS,
     shape: int = 0,
 ) -> Markup:
-    """A paired difference with its 90 % interval; the band from minus the margin to zero is what may be lost."""
+    """A paired difference with its 90 % interval; the band from minus the margin to zero is what may be lost. An empty
+    `verdict` is none: the mark is neutral."""
     marks: list[Markup] = []
     if margin is not None:
         edge = difference_position(-margin)
@@ -132,7 +143,7 @@ def forest_strip(
         for t, x in ((t, difference_position(t)) for t in ticks)
     ]
     said = "no estimate"
-    kind = f"v-{verdict.lower()}"
+    kind = f"v-{verdict.lower() or 'none'}"
     if difference is not None and low is not None and high is not None:
         lo, hi, y = difference_position(low), difference_position(high), height / 2
         marks.append(el("line", x1=pct(lo), x2=pct(hi), y1=y, y2=y, class_=f"whisker {kind}"))
@@ -140,7 +151,9 @@ def forest_strip(
         marks.append(at(difference_position(difference), y, marker(shape, kind=kind)))
         said = f"{points(difference)} points, interval {points(low)} to {points(high)}"
     against = "" if margin is None else f", margin {points(-margin)}"
-    return strip(f"{label}: {said}{against}, {verdict}", *marks, height=height, class_="strip forest")
+    return strip(
+        f"{label}: {said}{against}{', ' if verdict else ''}{verdict}", *marks, height=height, class_="strip forest"
+    )
 
 
 def bar_strip(label: str, value: int, largest: int, kind: str) -> Markup:

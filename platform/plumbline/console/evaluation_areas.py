@@ -7,9 +7,16 @@ from markupsafe import Markup
 
 from plumbline.console import charts, view
 from plumbline.console.evaluation_view import ITEMS_SHOWN, Who
-from plumbline.console.words import AREA_MEANING, humanise, percent, points, title, visible
+from plumbline.console.words import AREA_MEANING, count, humanise, percent, points, title, visible
 from plumbline.records import AREAS, EvaluationReport, GateDecision, PairedEstimate
+from plumbline.records.report import Diagnostic
 
+STATE = {
+    "within": ("v-pass", "\u2713"),
+    "beyond": ("v-inconclusive", "\u25b2"),
+    "undecided": ("v-inconclusive", "?"),
+    "not measured": ("", "\u00b7"),
+}
 VARIANT = "variant:"  # how `compare` marks another phrasing or language among the slices
 SLICE_TICKS = (-0.5, 0.0, 0.5)
 SLICES_SHOWN, SLICES_PER_METRIC = 500, 60
@@ -51,9 +58,24 @@ class SevereRow:
 
 
 @dataclass(frozen=True)
+class DiagnosticRow:
+    """A statistic that decides nothing: its figures, how they stand to the limit, and what it was made of."""
+
+    name: str
+    kind: str
+    sign: str
+    state: str
+    figures: str
+    limit: str
+    explanation: str
+    details: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class AreaPart:
     block: view.AreaBlock
     severe: tuple[SevereRow, ...]
+    diagnostics: tuple[DiagnosticRow, ...]
     slices: tuple[SliceForest, ...]
 
 
@@ -62,7 +84,7 @@ def area_parts(
 ) -> tuple[list[AreaPart], list[str]]:
     """The areas that were measured, ours first, and the titles of those of the ten that were not."""
     margins = {(area.area, area.metric): area.margin for area in (decision.areas if decision else ())}
-    seen = {estimate.area for estimate in report.estimates}
+    seen = {estimate.area for estimate in report.estimates} | {one.area for one in report.diagnostics}
     cols = [one.column for one in who]
     shown = max(3, min(SLICES_PER_METRIC, SLICES_SHOWN // max(1, len({(s.area, s.metric) for s in report.slices}))))
     parts = []
@@ -86,11 +108,37 @@ def area_parts(
             AreaPart(
                 block=block,
                 severe=_severe(report, area),
+                diagnostics=tuple(_diagnostic(one) for one in report.diagnostics if one.area == area),
                 slices=tuple(f for e in mine for f in _slices(report, e, margins.get((area, e.metric)), shown)),
             )
         )
-    missed = [title(area) for area in AREAS if area not in seen]
+    estimated = {estimate.area for estimate in report.estimates}
+    missed = [title(area) for area in AREAS if area not in estimated]
     return parts, missed
+
+
+def _diagnostic(one: Diagnostic) -> DiagnosticRow:
+    kind, sign = STATE[one.state]
+    unit = visible(one.unit)
+    figures = ""
+    if one.value is not None and one.low is not None and one.high is not None:
+        figures = f"{_exact(one.value)} {unit}, 90\u00a0% interval {_exact(one.low)} to {_exact(one.high)}, "
+        figures += f"from {count(one.n, 'item')} in {count(one.clusters, 'cluster')}"
+    return DiagnosticRow(
+        name=humanise(visible(one.name)),
+        kind=kind,
+        sign=sign,
+        state=one.state,
+        figures=figures,
+        limit=f"{one.limit:g}",
+        explanation=visible(one.explanation).removeprefix("not measured: "),
+        details=tuple((humanise(visible(name)), _exact(value)) for name, value in one.details.items()),
+    )
+
+
+def _exact(value: float) -> str:
+    """Four significant digits, with a true minus sign."""
+    return f"{value:.4g}".replace("-", "\u2212")
 
 
 def _severe(report: EvaluationReport, area: str) -> tuple[SevereRow, ...]:
@@ -134,7 +182,7 @@ def _slices(
 def _slice_row(one: PairedEstimate, prefix: str, margin: float | None) -> SliceRow:
     lost = one.verdict == "worse"
     name = humanise(visible(one.slice.removeprefix(prefix)))
-    verdict = "regressed" if lost else "none"
+    verdict = "regressed" if lost else ""
     return SliceRow(
         name=name,
         strip=charts.forest_strip(

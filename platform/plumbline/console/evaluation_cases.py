@@ -17,6 +17,7 @@ CASES_BYTES = 700_000  # of answers and their frames; the rest stands in the rep
 FRAME_BYTES = 1_100
 Where = tuple[str, str]  # an area and "worse" or "better"
 Merged = tuple[FailureCase, bool, tuple[str, ...]]  # a case, whether the gate names it, and other metrics it changed
+NO_RANKING = "Not shown to rank refusals better than chance: the AUROC's interval reaches 0.5."
 CLASS_WORD = {"all": "all requests", "benign": "benign requests", "harmful": "harmful requests"}
 
 
@@ -28,6 +29,7 @@ class CardRow:
     prompt_class: str
     rates: tuple[tuple[str, Markup, str], ...]
     figures: tuple[tuple[str, str], ...]
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def _card(card: ErrorCard, policy: str) -> CardRow:
             ("ECE", ece),
             ("threshold", number(card.threshold, 3) if card.threshold is not None else card.rule),
         ),
+        warning=NO_RANKING if ranking and ranking.low <= 0.5 else "",
     )
 
 
@@ -125,6 +128,10 @@ class Cases:
     worse: int
     better: int
     shown: int
+
+    def count_of(self, key: str) -> int:
+        """How many cases of an area the report keeps, both ways."""
+        return sum(len(b.first) + len(b.more) + b.kept for b in self.buckets if b.key == key)
 
     @property
     def held(self) -> int:

@@ -66,6 +66,8 @@ def render_evaluation(
         cards=card_rows(report, who),
         corrected=corrected_rows(report, who),
         marks=(legend_mark(2), legend_mark(3)),
+        forest_legend=views.forest_legend(report, decision),
+        same_for_sure=all(one.known == "verified" for one in who),
         pressures=views.pressures(report, who, contracts),
         cases=shown,
     )

@@ -5,6 +5,8 @@ Nothing here writes HTML."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from plumbline.console import charts, view
 from plumbline.console.picture import VERDICT_SIGN
 from plumbline.console.words import (
@@ -77,14 +79,26 @@ def compared(report: EvaluationReport) -> tuple[Who, Who]:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """How many metrics came to one verdict."""
+
+    n: int
+    kind: str
+    sign: str
+    word: str
+
+
+@dataclass(frozen=True)
 class Head:
-    """The verdict and the one sentence that says why; `lede` adds what was gained and lost."""
+    """The verdict and the one sentence that says why; `lede` adds what was gained and lost, `tally` counts metrics by
+    verdict, the worst first."""
 
     kicker: str
     kind: str
     sentence: str
     lede: tuple[str, ...]
     exit_code: str
+    tally: tuple[Tally, ...] = ()
 
 
 def head(
@@ -113,6 +127,11 @@ def head(
         sentence=f"{_capital(name)} {said}.",
         lede=lede,
         exit_code=str(verdict.exit_code),
+        tally=tuple(
+            Tally(n, charts.verdict_class(one), VERDICT_SIGN[one], view.WORD[one])
+            for one in (Verdict.ERROR, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.PASS)
+            if (n := sum(area.verdict is one for area in decision.areas))
+        ),
     )
 
 
@@ -141,11 +160,12 @@ def _regressed(report: EvaluationReport, decision: GateDecision, last: Evaluatio
         if area.metric.endswith(RELEASED)
     ]
     severe = {(one.area, one.metric): one for one in report.severe}
-    failed = failing_areas(now, report)
+    newly_severe = {key for key, one in severe.items() if one.aligned_failures > one.reference_failures}
+    failed = sorted(failing_areas(now, report), key=lambda pair: (pair[0].area, pair[0].metric) not in newly_severe)
     reasons = []
     for area, estimate in failed[:2]:
         one = severe.get((area.area, area.metric))
-        if one and one.aligned_failures > one.reference_failures and (area.difference or 0.0) > -area.margin:
+        if one and (area.area, area.metric) in newly_severe and (area.difference or 0.0) > -area.margin:
             newly = count(one.aligned_failures - one.reference_failures, "severe item")
             reasons.append(f"it newly fails {newly} of {humanise(visible(area.area))}")
         else:
@@ -157,24 +177,32 @@ def _regressed(report: EvaluationReport, decision: GateDecision, last: Evaluatio
     if len(reasons) == 2 and reasons[1].startswith("it "):
         reasons[1] = reasons[1].removeprefix("it ")
     more = len(failed) - len(reasons)
-    rest = f"; {in_words(more)} more area{'s' if more > 1 else ''} got worse" if more else ""
+    rest = f"; {in_words(more)} more area{'s' if more > 1 else ''} failed" if more else ""
     return f"regressed: {visible(listing(reasons)) or 'the gate names no area'}{rest}"
 
 
 def _unjudged(decision: GateDecision) -> str:
+    failed = [area for area in decision.areas if area.verdict is Verdict.ERROR]
+    empty = [area for area in failed if area.n == 0 and area.difference is None]
     unread = [
-        f"{humanise(area.area)}: {area.explanation.split('no verdict: ')[-1].split('. ')[0]}"
-        for area in decision.areas
-        if area.verdict is Verdict.ERROR
+        f"{humanise(area.area)}: {area.explanation.split('no verdict: ')[-1].split('. ')[0].split(' (')[0]}"
+        for area in failed
+        if area not in empty or len(empty) == 1
     ]
+    if len(empty) > 1:
+        unread.append(
+            f"nothing was measured for {in_words(len(empty))} of {count(len(decision.areas), 'gated metric')}"
+        )
     why = [visible(one).strip().rstrip(".") for one in (*decision.errors, *unread)] or ["the gate names no error"]
-    more = f" (and {in_words(len(why) - 1)} more)" if len(why) > 1 else ""
+    others = len(why) - 1
+    more = f" ({in_words(others)} more reason{'s' if others > 1 else ''} below)" if others else ""
     return f"could not be judged: {why[0]}{more}"
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """What is in no estimate, or would have to be. `rows`: item, sign, share, example."""
+    """What is in no estimate, or would have to be. `rows`: item, sign, share, example. `against` says with what the
+    suite was compared, where the report records it (`asked`); `versions` are digests."""
 
     missing: int
     items: int
@@ -182,9 +210,17 @@ class Excluded:
     rows: tuple[tuple[str, str, str, str | None], ...]
     more: int
     checked: bool
+    asked: bool
+    against: str
+    versions: tuple[str, ...]
 
 
 def excluded(report: EvaluationReport) -> Excluded:
+    check = report.contamination
+    against = ""
+    if check is not None and check.checked:
+        erased = f"; {count(check.erased, 'erased example')} could not be read" if check.erased else ""
+        against = f"the suite was compared with {count(check.examples, 'training example')}{erased}"
     signs: dict[str, int] = {}
     for overlap in report.overlaps:
         signs[overlap.sign] = signs.get(overlap.sign, 0) + 1
@@ -203,7 +239,10 @@ def excluded(report: EvaluationReport) -> Excluded:
         signs=tuple((SIGN_WORD[name], n) for name, n in sorted(signs.items())),
         rows=tuple(rows[:ITEMS_SHOWN]),
         more=max(0, len(rows) - ITEMS_SHOWN),
-        checked=report.dataset is not None or bool(rows),
+        checked=check.checked if check else report.dataset is not None or bool(rows),
+        asked=check is not None,
+        against=against,
+        versions=check.datasets if check else (),
     )
 
 
@@ -217,6 +256,7 @@ class ForestLine:
     needed: str
     remark: str
     why: str
+    fell: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,13 +294,30 @@ def _line(area: AreaVerdict, report: EvaluationReport | None) -> ForestLine:
         differ=_differ(estimate) if estimate else "",
         needed=f"needs {count(area.needed, 'item')}" if area.needed else "",
         remark="worse, within margin" if worse_within(area) else "",
-        why="" if area.verdict is Verdict.PASS else _beyond_the_row(area.explanation),
+        why="" if area.verdict is Verdict.PASS else _beyond_the_row(area),
+        fell=area.high is not None and area.high < 0,
     )
 
 
-def _beyond_the_row(explanation: str) -> str:
+def forest_legend(report: EvaluationReport, decision: GateDecision | None) -> tuple[tuple[Markup, str], ...]:
+    """The marks that the forests of this page use, each with its meaning."""
+    found = {area.verdict for area in decision.areas} if decision else set()
+    marks = [
+        (charts.legend_mark(SHAPE[one], kind=charts.verdict_class(one)), view.WORD[one])
+        for one in (Verdict.PASS, Verdict.REGRESSED, Verdict.INCONCLUSIVE, Verdict.ERROR)
+        if one in found
+    ]
+    if any(forest.lines[0].row.kind == "v-none" for forest in forests(report, decision, None) if forest.lines):
+        marks.append((charts.legend_mark(1, kind="v-none"), "not gated"))
+    if found:
+        marks.append((charts.legend_band(), "from the margin to zero: what may be lost"))
+    return tuple(marks)
+
+
+def _beyond_the_row(area: AreaVerdict) -> str:
     """What the gate says after the figures, which stand in the row already; all of it where it says no figures."""
-    return explanation.split(" clusters: ", 1)[-1]
+    said = area.explanation.split(" clusters: ", 1)[-1]
+    return said.removeprefix(f"undecided; about {area.needed} items would settle it.").strip()
 
 
 def _differ(estimate: PairedEstimate) -> str:
@@ -273,7 +330,7 @@ def _unheld(estimate: PairedEstimate) -> ForestLine:
         area=title(visible(estimate.area)),
         metric=humanise(estimate.metric),
         strip=charts.forest_strip(
-            label, estimate.difference, estimate.low, estimate.high, None, "no verdict", shape=1, ticks=TICKS
+            label, estimate.difference, estimate.low, estimate.high, None, "", shape=1, ticks=TICKS
         ),
         difference=points(estimate.difference),
         interval=f"{points(estimate.low)} to {points(estimate.high)}",

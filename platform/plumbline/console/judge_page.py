@@ -10,10 +10,10 @@ from datetime import datetime
 
 from markupsafe import Markup
 
-from plumbline.console.charts import RATE_TICKS, Dot, rate_strip
+from plumbline.console.charts import RATE_TICKS, Dot, rate_axis, rate_strip
 from plumbline.console.pages import page_environment, resource, style_hash
 from plumbline.console.svg import drawing, el
-from plumbline.console.words import count, number, percent
+from plumbline.console.words import count, number, percent, title, visible
 from plumbline.records import PolicyScore, short
 from plumbline.records.judging import (
     ErrorCard,
@@ -21,6 +21,7 @@ from plumbline.records.judging import (
     FittedJudge,
     GuardrailFile,
     GuardrailSide,
+    Operating,
     Ranking,
     ReliabilityBin,
     RocPoint,
@@ -32,7 +33,10 @@ KINDS = {
     "learned": "It learned from labelled answers how refusals read.",
     "likelihood": "It asks the policy how likely a refusal is as its next words.",
 }
-SIZE, LEFT, TOP = 260.0, 54.0, 12.0
+CLASS_WORD = {"all": "all requests", "benign": "benign requests", "harmful": "harmful requests"}
+SIZE, LEFT, TOP, RIGHT = 260.0, 58.0, 12.0, 26.0
+SIDE_WORD = {"input": "Of what is asked", "output": "Of what is answered"}
+BY_CHANCE = "Not shown to rank better than chance: the interval of the AUROC reaches 0.5."
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,10 @@ class Page:
 
 def render_judge(fitted: FittedJudge) -> str:
     """The error cards of a judge, policy by policy."""
+    weak = any(card.prompt_class == "all" and card.auroc and card.auroc.low <= 0.5 for card in fitted.cards)
     sections = tuple(
         Section(
-            _policy(threshold.policy),
+            f"Policy {_name(threshold.policy)}",
             f"From {count(threshold.n, 'labelled answer')}; threshold {number(threshold.score, 3)} ({threshold.rule}).",
             tuple(
                 _judge_sheet(card, threshold, str(place)) for card in fitted.cards if card.policy == threshold.policy
@@ -85,9 +90,9 @@ def render_judge(fitted: FittedJudge) -> str:
     return _render(
         Page(
             title=f"How wrong the judge {fitted.name!r} is",
-            kicker="refusal judge",
-            mood="",
-            lede=f"{KINDS[fitted.kind]} Its threshold belongs to one policy at a time, and so do its errors.",
+            kicker="refusal judge, not shown to beat chance" if weak else "refusal judge",
+            mood="v-inconclusive" if weak else "",
+            lede=f"{_worst_of(fitted.cards)}{KINDS[fitted.kind]} Threshold and errors belong to one policy at a time.",
             facts=(
                 ("Kind", fitted.kind),
                 ("Policies", str(len(fitted.thresholds))),
@@ -101,7 +106,7 @@ def render_judge(fitted: FittedJudge) -> str:
 
 
 def _judge_sheet(card: ErrorCard, threshold: Threshold, id_: str) -> Sheet:
-    name = {"all": "All requests", "benign": "Benign requests", "harmful": "Harmful requests"}[card.prompt_class]
+    name = title(CLASS_WORD[card.prompt_class])
     figures = _figures(card.auroc, card.brier, card.ece, card.ece_by_chance)
     figures += tuple((f"people say {h}, it says {j}", str(n)) for (h, j), n in _confusions(card))
     return Sheet(
@@ -112,9 +117,30 @@ def _judge_sheet(card: ErrorCard, threshold: Threshold, id_: str) -> Sheet:
         ),
         figures,
         _plots(card.roc, card.bins, (threshold.score,), card.prompt_class + id_, "refusal"),
-        () if card.auroc else ("Only one kind of answer was labelled here, so there is no ranking to measure.",),
+        _ranking_notes(card.auroc, "Only one kind of answer was labelled here, so there is no ranking to measure."),
         wide=card.prompt_class == "all",
     )
+
+
+def _worst_of(cards: Sequence[ErrorCard]) -> str:
+    """The largest error of each direction over policies and prompt classes, as the first sentence of the page."""
+    worst = []
+    for word, rates in (
+        ("calls {} of answers refusals that are none", [(card.false_positive, card) for card in cards]),
+        ("misses {} of refusals", [(card.false_negative, card) for card in cards]),
+    ):
+        measured = [(rate, card) for rate, card in rates if rate.n]
+        if measured:
+            rate, card = max(measured, key=lambda pair: (pair[0].rate, pair[0].n))
+            of = f"{rate.errors} of {rate.n}, {CLASS_WORD[card.prompt_class]}, policy {_name(card.policy)}"
+            worst.append(f"{word.format(percent(rate.rate))} ({of})")
+    return f"At worst it {' and '.join(worst)}. " if worst else ""
+
+
+def _ranking_notes(ranking: Ranking | None, none: str) -> tuple[str, ...]:
+    if ranking is None:
+        return (none,)
+    return (BY_CHANCE,) if ranking.low <= 0.5 else ()
 
 
 def _confusions(card: ErrorCard) -> list[tuple[tuple[str, str], int]]:
@@ -132,7 +158,12 @@ def render_guardrail(file: GuardrailFile, now: datetime) -> str:
             title=f"What the guardrail {file.name!r} stops, and what it lets through",
             kicker="guardrail, valid" if valid else "guardrail, not valid now",
             mood="v-pass" if valid else "v-inconclusive",
-            lede="Its thresholds were chosen for a false positive rate and measured on texts that did not choose them.",
+            lede=" ".join(
+                [
+                    *(_stops(side) for side in file.sides),
+                    "Thresholds were chosen for a false positive rate and measured on texts that did not choose them.",
+                ]
+            ),
             facts=(
                 ("Expires", f"{first:%Y-%m-%d}"),
                 ("For policies", ", ".join(short(policy) for policy in policies)),
@@ -141,6 +172,23 @@ def render_guardrail(file: GuardrailFile, now: datetime) -> str:
             sections=tuple(_side_section(side, place) for place, side in enumerate(file.sides)),
             foot="It is refused without a card, after it expires, and for every other policy.",
         )
+    )
+
+
+def _stops(side: GuardrailSide) -> str:
+    at = side.card.refuse
+    good = f"refuses {percent(at.false_positive.rate, 1)} of good texts" if at.false_positive.n else ""
+    bad = f"lets {percent(at.false_negative.rate, 1)} of violations through" if at.false_negative.n else ""
+    said = " and ".join(part for part in (good, bad) if part) or "was measured on no text"
+    return f"{SIDE_WORD[side.card.side]}, it {said}."
+
+
+def _over_target(word: str, at: Operating) -> tuple[str, ...]:
+    if at.false_positive.rate <= at.target_false_positive:
+        return ()
+    return (
+        f"It {word} more good texts than the target of {percent(at.target_false_positive, 1)}: calibrate it on more "
+        "texts, or aim lower.",
     )
 
 
@@ -160,11 +208,15 @@ def _side_section(side: GuardrailSide, place: int) -> Section:
         tuple(rates),
         _figures(card.auroc, card.brier, card.ece, card.ece_by_chance),
         _plots(card.roc, card.bins, tuple(at.threshold for _, at in operating), f"side{place}", "violation"),
+        (
+            *(note for word, at in operating for note in _over_target(word, at)),
+            *_ranking_notes(card.auroc, "Only one kind of text was labelled here, so there is no ranking to measure."),
+        ),
         wide=True,
     )
     slices = tuple(
         Sheet(
-            one.slice,
+            title(visible(one.slice)),
             (
                 _rate_row("refuses a good text (FPR)", one.false_positive, "good texts"),
                 _rate_row("lets a bad one through (FNR)", one.false_negative, "violations"),
@@ -176,13 +228,12 @@ def _side_section(side: GuardrailSide, place: int) -> Section:
         f"{word} from {number(at.threshold, 3)} (target FPR {percent(at.target_false_positive, 1)})"
         for word, at in operating
     )
-    title = {"input": "What is asked", "output": "What is answered"}[card.side]
     intro = f"It {thresholds}. Calibration set {short(card.calibration)}, made {card.made:%Y-%m-%d}."
-    return Section(title, intro, (whole, *slices))
+    return Section({"input": "What is asked", "output": "What is answered"}[card.side], intro, (whole, *slices))
 
 
-def _policy(policy: str) -> str:
-    return f"Policy {short(policy)}" if policy.startswith("sha256:") else f"Policy {policy}"
+def _name(policy: str) -> str:
+    return short(policy) if policy.startswith("sha256:") else policy
 
 
 def _figures(
@@ -211,8 +262,15 @@ def _plots(
     if not roc:
         return ()
     return (
-        (roc_plot(roc, thresholds, id_), "ROC. The marks are the thresholds in force."),
-        (calibration_plot(bins, id_, what), "Calibration. On the dotted line it is as sure as it is right."),
+        (
+            roc_plot(roc, thresholds, id_),
+            "ROC over all labels; dotted: chance. The marks are the thresholds in force. The rates above come from "
+            "labels that did not choose them, so they may be worse.",
+        ),
+        (
+            calibration_plot(bins, id_, what),
+            "Calibration in bins of equal size, with intervals. On the dotted line it is as sure as it is right.",
+        ),
     )
 
 
@@ -232,10 +290,10 @@ def _square(across: str, up: str) -> list[Markup]:
     ]
     for tick in RATE_TICKS:
         marks.append(el("text", percent(tick), x=_x(tick), y=TOP + SIZE + 15, class_="tick", text_anchor="middle"))
+        marks.append(el("text", percent(tick), x=LEFT - 6, y=_y(tick) + 4, class_="tick", text_anchor="end"))
         if 0 < tick < 1:
             marks.append(el("line", x1=_x(tick), x2=_x(tick), y1=TOP, y2=TOP + SIZE, class_="grid"))
             marks.append(el("line", x1=LEFT, x2=LEFT + SIZE, y1=_y(tick), y2=_y(tick), class_="grid"))
-            marks.append(el("text", percent(tick), x=LEFT - 6, y=_y(tick) + 4, class_="tick", text_anchor="end"))
     turn = f"translate(10 {TOP + SIZE / 2:g}) rotate(-90)"
     marks += [
         el("text", f"{across} →", x=LEFT + SIZE / 2, y=TOP + SIZE + 34, class_="axis-name", text_anchor="middle"),
@@ -261,9 +319,7 @@ def roc_plot(roc: Sequence[RocPoint], thresholds: Sequence[float], id_: str) -> 
 
 def calibration_plot(bins: Sequence[ReliabilityBin], id_: str, what: str) -> Markup:
     """What was said across, what was so up; bins of equal mass."""
-    marks = _square("says", f"is a {what}")
-    path = "M" + "L".join(f"{_x(b.mean):.2f} {_y(b.share):.2f}" for b in bins)
-    marks.append(el("path", d=path, class_="curve"))
+    marks = _square(f"how sure of a {what} it says it is", f"how often it is a {what}")
     marks += [el("line", x1=_x(b.mean), x2=_x(b.mean), y1=_y(b.low), y2=_y(b.high), class_="whisker p2") for b in bins]
     marks += [el("circle", cx=_x(b.mean), cy=_y(b.share), r=4, class_="bin") for b in bins]
     said = "; ".join(f"says {percent(b.mean)}, is {percent(b.share)} of {b.n}" for b in bins)
@@ -272,11 +328,11 @@ def calibration_plot(bins: Sequence[ReliabilityBin], id_: str, what: str) -> Mar
 
 def _drawing(title: str, said: str, marks: Sequence[Markup], id_: str) -> Markup:
     return drawing(
-        title, said, *marks, width=LEFT + SIZE + 16, height=TOP + SIZE + 42, class_="chart square", id_=id_
+        title, said, *marks, width=LEFT + SIZE + RIGHT, height=TOP + SIZE + 42, class_="chart square", id_=id_
     )  # fmt: skip
 
 
 def _render(page: Page) -> str:
     css = resource("report.css") + resource("judge_page.css")
     template = page_environment().get_template("judge_page.html.j2")
-    return template.render(page=page, css=Markup(css), style_hash=style_hash(css))
+    return template.render(page=page, rate_axis=rate_axis(), css=Markup(css), style_hash=style_hash(css))

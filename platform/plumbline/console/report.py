@@ -17,6 +17,7 @@ from plumbline.console.charts import difference_axis, rate_axis
 from plumbline.console.lineage import label_of, lineage_graph, names_of
 from plumbline.console.pages import page_environment, resource, style_hash, write_whole
 from plumbline.console.picture import loop_tall, loop_wide, training_of
+from plumbline.console.shadow_view import shadow_views
 from plumbline.console.story import LoopStory
 from plumbline.console.words import headline, visible
 from plumbline.errors import PlumblineError
@@ -56,7 +57,7 @@ def render_report(story: LoopStory, contracts: view.Contracts | None = None) -> 
             area for area in AREAS if any(area == found for group in case_groups(story) for found, _, _ in group.areas)
         ],
         pressures=view.pressure_views(story, contracts),
-        shadows=view.shadow_views(story),
+        shadows=shadow_views(story),
         rejected=[view.reason_rows(dataset.rejected, "refused") for dataset in story.datasets],
         added=view.reason_rows(story.diff.added_by_slice, "added", {}) if story.diff else (),
         removed=view.reason_rows(story.diff.removed_by_slice, "removed", {}) if story.diff else (),

@@ -13,6 +13,7 @@ from plumbline.errors import PlumblineError
 from plumbline.evaluation.answers import Answers, ItemAnswer, by_likelihood
 from plumbline.evaluation.baselines import baseline_rates
 from plumbline.evaluation.behaviors import BEHAVIORS, Metric
+from plumbline.evaluation.behaviors.base import Seen
 from plumbline.evaluation.estimates import ALL, named_losses, paired_estimate, rounded
 from plumbline.evaluation.judging.correction import GATED, corrected_rates
 from plumbline.evaluation.judging.instrument import Instrument
@@ -22,10 +23,12 @@ from plumbline.evaluation.pressures import PRESSURE_MONITORS, DatasetWindow, Evi
 from plumbline.evaluation.scorers import score
 from plumbline.evaluation.suites.contamination import overlaps
 from plumbline.evaluation.suites.variants import variant_of
+from plumbline.evaluation.suites.variation import made_from
 from plumbline.evaluation.table import PairedItem, PairedTable
 from plumbline.records import (
     ComparedPolicy,
     DatasetManifest,
+    Digest,
     EvaluationReport,
     Example,
     FailureCase,
@@ -38,6 +41,7 @@ from plumbline.records import (
     short,
 )
 from plumbline.records.judging import CorrectedRate, ErrorCard
+from plumbline.records.report import ContaminationCheck, Diagnostic
 from plumbline.statistics.intervals import clopper_pearson
 from plumbline.statistics.paired import ALPHA, Difference
 
@@ -55,8 +59,14 @@ def compare(
     judge: Judge | JudgePerPolicy | None = None,
     labels: Labels | None = None,
     observations: Observations | None = None,
+    training_versions: Sequence[Digest] = (),
+    training_erased: int = 0,
 ) -> EvaluationReport:
-    """Paired estimates by area, metric and slice; pressures; baselines; failure cases. Pure.
+    """Paired estimates by area, metric and slice; diagnostics; pressures; baselines; failure cases. Pure.
+
+    `training_versions` are the digests of the dataset versions that `training_examples` come from (default: that of
+    `dataset_manifest`), `training_erased` how many of their examples could not be read: the report says against what
+    contamination was checked.
 
     A fitted judge reads each policy's answers at that policy's threshold and brings its error cards; `labels` that
     people gave to these very texts correct its rates (`CorrectedRate`).
@@ -68,8 +78,10 @@ def compare(
     judge = judge or TextJudge()
     readers = judge_of(judge, reference.policy), judge_of(judge, aligned.policy)
     training = training_examples or ()
-    tainted = overlaps(suite.items, training, canaries=suite.terms.canaries)
+    made = made_from(suite.items)
+    tainted = overlaps([item for item in suite.items if item.id not in made], training, canaries=suite.terms.canaries)
     excluded = {overlap.item for overlap in tainted}
+    excluded |= {name for name, twin in made.items() if twin.id in excluded}
     clean = [item for item in suite.items if item.id not in excluded]
     table = _pair(clean, reference, aligned, readers)
 
@@ -77,7 +89,10 @@ def compare(
     slices: list[PairedEstimate] = []
     severe: list[SevereCount] = []
     failures: list[FailureCase] = []
+    diagnostics: list[Diagnostic] = []
     baselines: dict[str, dict[str, float]] = {}
+    requested = [row for row in table.rows if row.item.id in made]
+    written = table.where(lambda item: item.id not in made)
     margins: dict[str, dict[str, float]] = {rule.area: rule.margins for rule in rubric.rules}
     for behavior in BEHAVIORS:
         area = table.where(lambda item, name=behavior.area: item.area == name)  # type: ignore[misc]
@@ -88,11 +103,17 @@ def compare(
             margin = margins.get(behavior.area, {}).get(metric.name) if metric.gated else None
             estimate, _ = _estimate(mine, behavior.area, metric, ALL, margin)
             estimates.append(estimate)
-            slices += _slices(mine, behavior.area, metric, margin)
+            beside = [
+                row for row in requested if (twin := made[row.item.id]).area == behavior.area and metric.applies(twin)
+            ]
+            slices += _slices(mine, behavior.area, metric, margin, beside)
             if metric.gated:
                 failures += _failures(mine, behavior.area, metric)
                 severe += _severe(mine, behavior.area, metric)
                 baselines[f"{behavior.area}.{metric.name}"] = baseline_rates(metric, [row.item for row in mine.rows])
+        items = [item for item in suite.items if item.area == behavior.area]
+        if items:
+            diagnostics += behavior.diagnose(Seen(area, written, items, training))
 
     seen = observations or Observations()
     if seen.current is None and dataset_manifest is not None:
@@ -102,7 +123,8 @@ def compare(
     cards = _cards(judge, reference, aligned)
     corrected: tuple[CorrectedRate, ...] = ()
     if labels is not None:
-        corrected = corrected_rates(reference, aligned, suite, judge, labels, cards=cards, counted=GATED)
+        asked = suite.model_copy(update={"items": tuple(clean)})
+        corrected = corrected_rates(reference, aligned, asked, judge, labels, cards=cards, counted=GATED)
     return EvaluationReport(
         reference=reference.policy,
         aligned=aligned.policy,
@@ -123,6 +145,17 @@ def compare(
         missing=len(clean) - len(table.rows),
         contaminated=tuple(overlap.item for overlap in tainted),
         overlaps=tuple(tainted),
+        diagnostics=tuple(diagnostics),
+        contamination=_checked(training, training_versions, dataset_manifest, training_erased),
+    )
+
+
+def _checked(
+    training: Sequence[Example], versions: Sequence[Digest], manifest: DatasetManifest | None, erased: int
+) -> ContaminationCheck:
+    named = versions or ([manifest.digest] if manifest else [])
+    return ContaminationCheck(
+        checked=bool(training), datasets=tuple(named) if training else (), examples=len(training), erased=erased
     )
 
 
@@ -186,17 +219,21 @@ def _estimate(
     )
 
 
-def _slices(table: PairedTable, area: str, metric: Metric, margin: float | None) -> list[PairedEstimate]:
-    """One estimate per slice and per phrasing or language variant. `verdict` is "worse" where Holm's correction over
-    the family of these slices still proves a loss; naming a slice as the culprit needs that."""
+def _slices(
+    table: PairedTable, area: str, metric: Metric, margin: float | None, beside: Sequence[PairedItem]
+) -> list[PairedEstimate]:
+    """One estimate per slice and per phrasing or language variant, those made on request (`beside`) included. `verdict`
+    is "worse" where Holm's correction over the family of these slices still proves a loss; naming a slice as the
+    culprit needs that."""
     groups = [
         (name, table.where(lambda item, name=name: item.slice == name))  # type: ignore[misc]
         for name in sorted({row.item.slice for row in table.rows})
     ]
-    variants = sorted({variant_of(row.item) for row in table.rows})
+    phrased = PairedTable((*table.rows, *beside))
+    variants = sorted({variant_of(row.item) for row in phrased.rows})
     if len(variants) > 1:
         groups += [
-            (f"variant:{name}", table.where(lambda item, name=name: variant_of(item) == name))  # type: ignore[misc]
+            (f"variant:{name}", phrased.where(lambda item, name=name: variant_of(item) == name))  # type: ignore[misc]
             for name in variants
         ]
     return named_losses([_estimate(group, area, metric, name, margin) for name, group in groups])

@@ -82,7 +82,7 @@ def read_examples(path: Path) -> list[GuardrailExample]:
             example = GuardrailExample.model_validate(json.loads(line))
             if example.id in seen:
                 raise ValueError(f"the id {example.id!r} stands on an earlier line already")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise PlumblineError(
                 f"{path.name} line {number}: {why}",

@@ -160,7 +160,7 @@ def read_guardrail(path: Path) -> GuardrailFile:
         file = GuardrailFile.model_validate(held["content"])
         for side in file.sides:
             Ngrams(side.model).ready()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise PlumblineError(
             f"{path} is not a guardrail: {why}",

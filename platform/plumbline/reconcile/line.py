@@ -142,11 +142,13 @@ class DataLine:
         self, data: DatasetVersionData, labels: list[ReviewLabel], preferences: list[Preference]
     ) -> Observations:
         """What the pressures' monitors need beside the answers: the data before and now, and reviewers' labels."""
-        before = self.version(data.manifest.version - 1) if data.manifest.version > 1 else None
+        before = [self.version(number) for number in range(1, data.manifest.version)]
+        windows = [DatasetWindow(one.manifest, one.train) for one in before]
         return Observations(
             preferences=preferences,
             reviews=labels,
-            previous=DatasetWindow(before.manifest, before.train) if before else None,
+            previous=windows[-1] if windows else None,
+            history=windows[:-1],
             current=DatasetWindow(data.manifest, data.train),
         )
 

@@ -296,13 +296,16 @@ class LocalLoop:
             reference = self._early.result() if self._early else self._answers(serving.name)
             self._early = None
             aligned = self._answers(name, self.tell.progress)
+            replay = load_version(self.ledger, self.blobs, REPLAY)
             report = compare(
                 reference,
                 aligned,
                 self.suite,
                 rubric=self.rubric,
                 dataset_manifest=data.manifest,
-                training_examples=[*data.train, *load_version(self.ledger, self.blobs, REPLAY).train],
+                training_examples=[*data.train, *replay.train],
+                training_versions=[data.digest, replay.digest],
+                training_erased=len(data.erased) + len(replay.erased),
                 judge=JUDGE,
                 observations=self._observations(data),
             )

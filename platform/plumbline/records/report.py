@@ -1,6 +1,6 @@
 """An evaluation report: paired estimates by area and slice, with the cases they came from."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -110,12 +110,55 @@ class PressureReading(Record):
     explanation: str
 
 
+class Diagnostic(Record):
+    """A statistic of an area that is no share of its items. It stands beside the gated metrics and decides nothing.
+
+    `value` with its two-sided 90 % bounds, in `unit`; larger is worse. `state` holds the bounds against `limit`: within
+    when the upper one is under it, beyond when the lower one is above it. Not measured: no number, and `explanation`
+    says what was absent. `details` are the numbers it was made of.
+    """
+
+    schema_id = "plumbline.dev/diagnostic/v1"
+
+    area: str
+    name: str
+    unit: str
+    limit: float
+    state: Literal["within", "beyond", "undecided", "not measured"]
+    explanation: str
+    n: int = 0
+    clusters: int = 0
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    details: dict[str, float] = Field(default_factory=dict)
+
+
+class ContaminationCheck(Record):
+    """Whether the suite was compared with what the aligned policy was trained on: with how many training examples, of
+    which dataset versions, by digest (none where their digests were not given). `erased` examples of these versions
+    could not be read. Nothing compared is not checked, which is not the same as clean."""
+
+    schema_id = "plumbline.dev/contamination-check/v1"
+
+    checked: bool
+    datasets: tuple[Digest, ...] = ()
+    examples: int = Field(default=0, ge=0)
+    erased: int = Field(default=0, ge=0)
+
+
+def _empty(value: Any) -> bool:
+    return not value
+
+
 class EvaluationReport(Record):
     """`baselines` are no-model scores by metric (always refuse, always abstain, ...), beside every score.
 
     `judge` is the digest of the instrument that read the answers; `cards` are its measured errors for these policies,
     and `corrected` its refusal rates as people's labels correct them. `missing` counts items that formed no pair;
-    `contaminated` items were found in the training data and are in no estimate; `overlaps` says by which sign.
+    `contaminated` items were found in the training data and are in no estimate; `overlaps` says by which sign;
+    `contamination` says whether anybody looked, and is None where that was not recorded. A report without `diagnostics`
+    or `contamination` has the digest that it had before these fields existed.
     """
 
     schema_id = "plumbline.dev/evaluation-report/v2"
@@ -139,3 +182,5 @@ class EvaluationReport(Record):
     missing: int = 0
     contaminated: tuple[str, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = Field(default=(), exclude_if=_empty)
+    contamination: ContaminationCheck | None = Field(default=None, exclude_if=_empty)

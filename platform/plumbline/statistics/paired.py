@@ -143,20 +143,25 @@ def needed_n(estimate: Clustered, margin: float, *, alpha: float = ALPHA, power:
 
 
 def rate_interval(scores: Floats, clusters: NDArray[np.intp], confidence: float = 0.95) -> tuple[float, Interval]:
-    """A policy's own rate with a Wilson interval at the effective n."""
+    """A policy's own rate with a Wilson interval at the effective n; scores that are all alike count once a cluster,
+    since they do not say how much the items of one have in common."""
     estimate = clustered_mean(scores, clusters)
     if estimate.clusters < 2:
         return estimate.mean, Interval(0.0, 1.0)
-    return estimate.mean, wilson(estimate.mean * estimate.effective_n, estimate.effective_n, confidence)
+    n = estimate.effective_n if estimate.standard_error else estimate.clusters
+    return estimate.mean, wilson(estimate.mean * n, n, confidence)
 
 
 def _p_worse(estimate: Clustered, better: float, worse: float) -> float:
-    """One-sided p of "not worse": the larger of the cluster t test and the exact McNemar test (both must agree)."""
+    """One-sided p of "not worse": the larger of the cluster t test and the exact McNemar test (both must agree).
+
+    G clusters that stand or fall as one prove no more than G tosses of a coin, however many items they hold.
+    """
     from scipy.special import stdtr
 
     if estimate.mean >= 0 or estimate.clusters < 2:
         return 1.0
-    exact = mcnemar_exact(ceil(better - 1e-9), int(worse + 1e-9))
+    exact = max(mcnemar_exact(ceil(better - 1e-9), int(worse + 1e-9)), 0.5**estimate.clusters)
     if estimate.standard_error == 0:
         return exact
     return max(exact, float(stdtr(estimate.clusters - 1, estimate.mean / estimate.standard_error)))

@@ -44,7 +44,7 @@ class AnswerCache:
                 entry = json.loads(line)
                 if entry["key"] == self.key:
                     known.setdefault(entry["item"], ItemAnswer.model_validate(entry["answer"]))
-            except (ValueError, KeyError, TypeError, ValidationError):
+            except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
                 continue
         return known
 

@@ -1,11 +1,18 @@
-"""What a behaviour file declares: its contract (the docstring) and the metrics that estimate it."""
+"""What a behaviour file declares: its contract (the docstring), the metrics that estimate it, and its diagnostics."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plumbline.evaluation.scorers import Outcome, Scored
-from plumbline.records import SuiteItem
+from plumbline.evaluation.table import PairedTable
+from plumbline.records import Example, SuiteItem
+from plumbline.records.report import Diagnostic
+from plumbline.statistics.paired import ALPHA, Floats, clustered_mean, student_quantile
 
 Applies = Callable[[SuiteItem], bool]
 
@@ -49,12 +56,28 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What a diagnostic may read: the area's pairs, those of the whole suite, the area's items (also such as training
+    holds, which form no pair), and what the aligned policy was trained on."""
+
+    table: PairedTable
+    everything: PairedTable
+    items: Sequence[SuiteItem]
+    training: Sequence[Example]
+
+
+Diagnose = Callable[[Seen], Sequence[Diagnostic]]
+
+
+@dataclass(frozen=True)
 class Behavior:
-    """One area: `document` is its file's docstring, the contract; `metrics` are how it is measured."""
+    """One area: `document` is its file's docstring, the contract; `metrics` are how it is measured; `diagnose` gives
+    what is no share of items, for areas of which the suite has some."""
 
     area: str
     document: str | None
     metrics: tuple[Metric, ...] = field(default=())
+    diagnose: Diagnose = lambda seen: ()
 
     def metric(self, name: str) -> Metric | None:
         return next((metric for metric in self.metrics if metric.name == name), None)
@@ -73,3 +96,48 @@ def share_of(outcomes: Iterable[Outcome]) -> Callable[[Scored], float]:
         return float(scored.outcome in wanted)
 
     return score
+
+
+def diagnostic(
+    area: str,
+    name: str,
+    unit: str,
+    limit: float,
+    found: tuple[float, float, float],
+    explanation: str,
+    *,
+    n: int,
+    clusters: int,
+    details: dict[str, float] | None = None,
+) -> Diagnostic:
+    """`found` is value, low and high; rounded to 1e-10, so that the last bit of a sum never changes a digest."""
+    value, low, high = (round(one, 10) + 0.0 for one in found)
+    return Diagnostic(
+        area=area,
+        name=name,
+        unit=unit,
+        limit=limit,
+        state="within" if high < limit else "beyond" if low > limit else "undecided",
+        explanation=explanation,
+        n=n,
+        clusters=clusters,
+        value=value,
+        low=low,
+        high=high,
+        details={key: round(one, 10) + 0.0 for key, one in sorted((details or {}).items())},
+    )
+
+
+def unmeasured(area: str, name: str, unit: str, limit: float, why: str) -> Diagnostic:
+    return Diagnostic(
+        area=area, name=name, unit=unit, limit=limit, state="not measured", explanation=f"not measured: {why}"
+    )
+
+
+def mean_bounds(values: Floats, clusters: NDArray[np.intp]) -> tuple[float, float, float] | None:
+    """(mean, low, high) with one-sided 95 % bounds each way, by clusters; None where there is no spread to measure."""
+    estimate = clustered_mean(values, clusters)
+    if estimate.clusters < 2 or not isfinite(estimate.standard_error):
+        return None
+    half = student_quantile(1 - ALPHA, estimate.clusters - 1) * estimate.standard_error
+    return estimate.mean, estimate.mean - half, estimate.mean + half

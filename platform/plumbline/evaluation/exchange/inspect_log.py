@@ -128,7 +128,7 @@ def _load(path: Path) -> dict[str, Any]:
                 log["samples"] = [json.loads(_read(archive, path, name)) for name in names]
     except OSError as error:
         raise _no_log(path, error.strerror or str(error)) from error
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, RecursionError, zipfile.BadZipFile) as error:
         raise _no_log(path, "it is neither JSON nor an .eval archive") from error
     if not isinstance(log, dict) or log.get("version") != 2:
         raise _no_log(path, "it says no `version: 2`")

@@ -63,7 +63,7 @@ def read_lm_eval_samples(
                     directions={name: directions.get(name.split(",")[0], "up") for name in named},
                 )
             )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise _no_log(folder, f"{results.name} or its samples lack {error}") from error
     if not runs:
         raise _no_log(folder, f"no samples lie beside {results.name}")

@@ -207,7 +207,7 @@ def load_judge(path: Path, asked: Mapping[str, Policy] | None = None) -> Instrum
         fitted = FittedJudge.model_validate(held["content"])
         if fitted.model is not None:
             Ngrams(fitted.model).ready()
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise PlumblineError(
             f"{path} is not a judge: {why}",

@@ -91,7 +91,7 @@ def _read_record(path: Path, suite: Suite | None) -> list[AnswerText]:
     try:
         held = json.loads(path.read_text("utf-8"))
         answers = Answers.model_validate(held.get("content", held) if isinstance(held, dict) else held)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, str(error).splitlines()[0]) from error
     if suite is None or suite.digest != answers.suite:
         raise PlumblineError(
@@ -284,7 +284,8 @@ def _json_lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         if line.strip():
             try:
                 held = json.loads(line)
-            except ValueError as error:
+                json.dumps(held, ensure_ascii=False).encode("utf-8")  # half a character is none
+            except (ValueError, RecursionError) as error:
                 raise _malformed(path, number, "a JSON object", error) from error
             if not isinstance(held, dict):
                 raise _malformed(path, number, "a JSON object", None)

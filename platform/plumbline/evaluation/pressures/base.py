@@ -54,6 +54,7 @@ class Observations:
     reviews: Sequence[ReviewLabel] = ()
     previous: DatasetWindow | None = None
     current: DatasetWindow | None = None
+    history: Sequence[DatasetWindow] = ()  # versions before `previous`, the oldest first
     earlier: Sequence[PressureReading] = ()  # of proxy_reward, for earlier checkpoints against the same reference
 
 

@@ -63,7 +63,7 @@ def load_suite(path: Path, *, logged: bool = False) -> Suite:
             raise _malformed(path, number, _first(error)) from error
         if item.id in seen:
             raise _malformed(path, number, f"the id {item.id!r} stands on line {seen[item.id]} already")
-        if (fault := fault_of(item)) is not None:
+        if (fault := fault_of(item) or _misnamed_choice(item)) is not None:
             raise _malformed(path, number, fault)
         seen[item.id] = number
         items.append(item)
@@ -111,7 +111,7 @@ def join_suites(suites: Sequence[Suite]) -> Suite:
 def is_ours(first_line: str) -> bool:
     try:
         header = json.loads(first_line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(header, dict) and "suite" in header
 
@@ -132,7 +132,7 @@ def _header(path: Path, line: str) -> tuple[str, str, SuiteTerms]:
     try:
         header: dict[str, Any] = json.loads(line)
         name, version = str(header.pop("suite")), str(header.pop("version"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _malformed(path, 1, 'the first line must be {"suite": NAME, "version": VERSION}') from error
     unknown = sorted(set(header) - set(HEADER_KEYS))
     if unknown:
@@ -158,6 +158,17 @@ def _check_twins(path: Path, items: Sequence[SuiteItem], lines: dict[str, int]) 
             raise _malformed(path, lines[item.id], f"variant_of names {twin.id!r}, which is a variant itself")
         if (twin.area, twin.scorer) != (item.area, item.scorer):
             raise _malformed(path, lines[item.id], f"its twin {twin.id!r} has another area or scorer")
+
+
+def _misnamed_choice(item: SuiteItem) -> str | None:
+    """What would make a false choice true without a word: a reference that repeats no choice leaves the first as the
+    truth, and a choice of nothing is likelier than any other, since nothing has probability 1."""
+    if not item.scorer.startswith("choice_loglik"):
+        return None
+    if not all(item.choices):
+        return "a choice is empty, and nothing is always the likeliest continuation"
+    strangers = [reference for reference in item.references if reference not in item.choices]
+    return f"references name {strangers[0]!r}, which is none of the choices, letter by letter" if strangers else None
 
 
 def _first(error: ValidationError) -> str:

@@ -126,7 +126,7 @@ def _parse(log: Path) -> list[Access | None]:
         if line.strip():
             try:
                 found.append(Access.model_validate(json.loads(line)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 found.append(None)
     return found
 

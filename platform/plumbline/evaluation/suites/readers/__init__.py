@@ -59,7 +59,7 @@ def _names(text: str) -> tuple[str, list[str]]:
     if first.startswith(("{", "[")):
         try:
             found = json.loads(first)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         return "JSON lines", [str(key) for key in found] if isinstance(found, dict) else []
     try:

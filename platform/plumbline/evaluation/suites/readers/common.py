@@ -31,7 +31,7 @@ def objects(path: Path, needed: Collection[str]) -> Iterator[tuple[int, dict[str
             continue
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise unexpected(path, f"line {number} is no JSON", needed) from error
         if not isinstance(found, dict) or not set(needed) <= set(found):
             absent = sorted(set(needed) - set(found)) if isinstance(found, dict) else sorted(needed)
