@@ -193,6 +193,13 @@ class Publications:
         rows = self._database.rows_in(f"SELECT {_COLUMNS} FROM example WHERE id IN ({{marks}})", ids)
         return {row["id"]: _membership(row) for row in rows}
 
+    def places_of_events(self, ids: Sequence[int]) -> dict[int, tuple[Split, str]]:
+        """Side and cluster of those of these examples that came from an event. Long conversations ask for many."""
+        rows = self._database.rows_in(
+            "SELECT id, split, cluster FROM example WHERE event_sequence IS NOT NULL AND id IN ({marks})", ids
+        )
+        return {number: (split, cluster) for number, split, cluster in rows}
+
     def find_address(self, address: str) -> list[Membership]:
         """Every time an example was in a dataset: looked up for heads, searched for among what was removed."""
         wanted = raw(address)

@@ -73,12 +73,11 @@ class History:
         """Sides and clusters of the head's examples from the same conversation."""
         named = np.flatnonzero(keys.conversation)
         rows, values = self._find(keys.conversation[named])
-        members = self._ledger.publications.by_ids(sorted(set(values.tolist())))
+        places = self._ledger.publications.places_of_events(np.unique(values).tolist())
         found: dict[int, set[tuple[Split, str]]] = defaultdict(set)
         for row, number in zip(named[rows].tolist(), values.tolist(), strict=True):
-            member = members[number]
-            if member.event_sequence is not None:
-                found[row].add((member.split, member.cluster))
+            if number in places:
+                found[row].add(places[number])
         return found
 
     def near(self, keys: TextKeys, signatures: Signatures, rows: Sequence[int], threshold: float) -> set[int]:
