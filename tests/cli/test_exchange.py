@@ -32,7 +32,7 @@ def test_a_suite_becomes_tasks_and_says_what_stays(plumb):
     items = tuple(
         SuiteItem(
             id=name, area="helpfulness", slice="s", cluster=name, messages=(say("user", name),), scorer=name,
-            references=("x",), choices=("a", "b") if name == "choice_loglik" else (),
+            references=("a",), choices=("a", "b") if name == "choice_loglik" else (),
         )
         for name in ("exact", "choice_loglik", "refusal")
     )  # fmt: skip

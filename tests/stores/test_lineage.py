@@ -55,10 +55,10 @@ class Skeleton:
     def version(self, number: int, *, dataset: str = "assistant", reason: str = "ingest") -> str:
         head = self.ledger.consent.head()
         self.manifests[number] = manifest = DatasetManifest(
-            dataset=dataset, version=number, run_key=digest_of(["run", dataset, number]), root=digest_of(["root", number]),
-            changes=digest_of(["changes", number]), sizes={"train": 1}, slices={"facts": 1}, subjects=1,
-            rubric=digest_of("rubric"), code=digest_of("code"), consent_sequence=head.sequence,
-            consent_head=head.digest, sealed=0, accepted=0, reason=reason,
+            dataset=dataset, version=number, run_key=digest_of(["run", dataset, number]),
+            root=digest_of(["root", number]), changes=digest_of(["changes", number]), sizes={"train": 1},
+            slices={"facts": 1}, subjects=1, rubric=digest_of("rubric"), code=digest_of("code"),
+            consent_sequence=head.sequence, consent_head=head.digest, sealed=0, accepted=0, reason=reason,
         )  # fmt: skip
         self.ledger.database.insert(
             "publication", dataset=dataset, version=number, digest=manifest.digest, parent=None,
