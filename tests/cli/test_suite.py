@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from plumbline.evaluation import load_suite, read_suite, save_suite
+from plumbline.evaluation import BEHAVIORS, load_suite, read_suite, save_suite
 from plumbline.evaluation.suites import open_suite
 from plumbline.records import Suite, SuiteItem, say
 
@@ -163,3 +163,13 @@ def test_a_file_that_is_no_suite_is_a_fault(plumb):
     file = plumb.write("x.csv", "a,b\n1,2\n")
     for command in ("show", "variants", "sample"):
         assert plumb("suite", command, file).faulted("no suite that is known", "XSTest prompts")
+
+
+def test_the_micro_worlds_suites_can_be_had_as_files_and_no_file_is_written_over(plumb):
+    assert plumb("suite", "microworld", "--out", "held.jsonl", "--seed", "3").code == 0
+    held = read_suite(plumb.folder / "held.jsonl")
+    assert {one.area for one in held.items} >= {one.area for one in BEHAVIORS} and held.version == "3"
+    assert plumb("suite", "microworld", "--out", "seen.jsonl", "--seed", "3", "--validation").code == 0
+    seen = read_suite(plumb.folder / "seen.jsonl")
+    assert not {one.messages for one in held.items} & {one.messages for one in seen.items}
+    assert plumb("suite", "microworld", "--out", "held.jsonl").faulted("held.jsonl is there already")

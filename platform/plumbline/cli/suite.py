@@ -193,6 +193,25 @@ def log(file: Path, json_out: bool) -> None:
 
 
 @suite.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The suite file to write (.jsonl).")
+@click.option("--seed", default=21, show_default=True, help="Of the world, as in `plumb loop --seed`.")
+@click.option("--validation", is_flag=True, help="The items to look at while you work, not those of the gate.")
+def microworld(out: Path, seed: int, validation: bool) -> None:
+    """Write the micro-world's items for all ten areas, to try things out: no download, no judge."""
+    from plumbline.evaluation.suites import save_suite
+    from plumbline.microworld.suites import held_out_items, validation_items
+    from plumbline.microworld.world import build_world
+    from plumbline.records import Suite
+
+    _not_there(out)
+    items = (validation_items if validation else held_out_items)(build_world(seed), seed)
+    name = f"microworld-{'validation' if validation else 'held-out'}"
+    made = Suite(name=name, version=str(seed), items=tuple(items))
+    save_suite(made, out)
+    click.echo(f"{out}: {made.name} of world {seed}, {many(len(made.items), 'item')}")
+
+
+@suite.command()
 @click.argument("source", type=FILE)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The suite file to write (.jsonl).")
 @click.option("--name", help="Name of the suite (default: the source's).")
@@ -223,12 +242,7 @@ def new(
     from plumbline.records import Suite
     from plumbline.records.suite import SuiteTerms
 
-    if out.exists():
-        raise PlumblineError(
-            f"{out} is there already",
-            consequence="nothing was written: readings of the old items would count for the new ones",
-            remedy="name another file; a new version of a suite is a new file",
-        )
+    _not_there(out)
     read = _read(source, form, actor)
     hidden = private or read.terms.private
     if query_budget is not None and not hidden:
@@ -248,6 +262,17 @@ def new(
     save_suite(made, out)
     click.echo(f"{made.name} version {made.version}: {many(len(made.items), 'item')} in {out}, {made.digest}")
     click.echo(_terms(made))
+
+
+def _not_there(out: Path) -> None:
+    from plumbline.errors import PlumblineError
+
+    if out.exists():
+        raise PlumblineError(
+            f"{out} is there already",
+            consequence="nothing was written: readings of the old items would count for the new ones",
+            remedy="name another file; a new version of a suite is a new file",
+        )
 
 
 def _read(source: Path, form: str | None, actor: str | None) -> "Suite":
