@@ -182,12 +182,12 @@ def test_slots_are_refilled_and_answers_stay_what_they_are_alone(
 
     decoder = DecoderSettings(max_tokens=24, temperature=temperature, seed=5)
     prompts = ragged(40)
-    assert policy._slotted
+    assert policy._shapes is not None
     many = policy.generate(prompts, decoder)
     monkeypatch.setitem(decoding.SLOTS, "cpu", 16)
     assert policy.generate(prompts, decoder) == many
     assert [policy.generate([prompt], decoder)[0] for prompt in prompts[::5]] == many[::5]
-    monkeypatch.setattr(policy, "_slotted", False)
+    monkeypatch.setattr(policy, "_shapes", None)
     assert policy.generate(prompts, decoder) == many, "by equal length, the texts are the same"
 
 
@@ -200,7 +200,7 @@ def test_a_window_of_attention_is_seen_and_answers_take_turns_by_length(tiny_pol
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(initializer_range=0.5, eos_token_id=1, **sizes, **more))
     policy = LocalPolicy(model, template, LocalPolicy.load(tiny_policy).manifest)
-    assert not policy._branching and not policy._slotted
+    assert not policy._branching and policy._shapes is None
     prompts = ragged(6)
     answers = policy.generate(prompts, SHORT)
     for prompt, answer in zip(prompts, answers, strict=True):

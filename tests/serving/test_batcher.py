@@ -1,181 +1,207 @@
-"""The batching thread, with a policy that says what it was asked together."""
+"""The batching thread around the real engine: who comes, who leaves, who must wait, and what goes wrong."""
 
 import asyncio
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from plumbline.policies.base import Completion
-from plumbline.records import Conversation, DecoderSettings, say
-from plumbline.serving.batcher import Batcher, Overloaded
+from plumbline.policies.engine import Engine
+from plumbline.policies.local import LocalPolicy
+from plumbline.records import DecoderSettings, say
+from plumbline.serving.batcher import Answered, Batcher, Overloaded, Piece
 
-GREEDY = DecoderSettings(max_tokens=4)
-
-
-class Recording:
-    """Echoes prompts; records each batch; `slow_s` per batch or piece; prompts that say `bad` cannot be asked."""
-
-    def __init__(self, slow_s: float = 0.0) -> None:
-        self.batches: list[list[str]] = []
-        self.pieces = 0
-        self.slow_s = slow_s
-        self.threads: set[int] = set()
-
-    def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
-        self.threads.add(threading.get_ident())
-        texts = [prompt[-1].content for prompt in prompts]
-        self.batches.append(texts)
-        time.sleep(self.slow_s)
-        if "bad" in texts:
-            raise ValueError("a bad prompt")
-        return [Completion(text.upper(), "stop", decoder.max_tokens) for text in texts]
-
-    def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Iterator[str]:
-        for letter in prompt[-1].content:
-            self.threads.add(threading.get_ident())
-            time.sleep(self.slow_s)
-            self.pieces += 1
-            yield letter
+GREEDY = DecoderSettings(max_tokens=8)
+LONG = DecoderSettings(max_tokens=200)
 
 
-def prompt(text: str) -> Conversation:
-    return (say("user", text),)
+@pytest.fixture(scope="module")
+def policy(policies: dict[str, Path]) -> LocalPolicy:
+    return LocalPolicy.load(policies["reference"])
 
 
-def test_requests_that_come_together_are_asked_together() -> None:
-    policy, batcher = Recording(), Batcher(max_batch=8, window_s=0.05)
-    batcher.start()
+@pytest.fixture
+def engine(policy: LocalPolicy) -> Engine:
+    """It never ends by itself, so that a long answer is long."""
+    engine = policy.engine()
+    engine.stop_ids = frozenset()
+    return engine
 
-    async def work() -> list[Completion]:
-        return await asyncio.gather(*(batcher.generate(policy, prompt(f"p{i}"), GREEDY) for i in range(20)))
+
+@pytest.fixture
+def batcher(engine: Engine) -> Iterator[Batcher]:
+    made = Batcher(max_waiting=4)
+    made.start(engine)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def held(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The engine takes no step until this is set."""
+    go = threading.Event()
+    real = engine.admit
+
+    def admit(reads: int | None = None) -> Any:
+        go.wait(20)
+        return real(reads)
+
+    monkeypatch.setattr(engine, "admit", admit)
+    return go
+
+
+def ids(policy: LocalPolicy, text: str) -> list[int]:
+    return policy.template.prompt_ids([(say("user", text),)])[0]
+
+
+async def until(true: Any) -> None:
+    for _ in range(2000):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about in 10 seconds")
+
+
+def test_whole_answers_and_streams_of_all_settings_are_what_the_policy_says_alone(policy: LocalPolicy) -> None:
+    batcher = Batcher()
+    batcher.start(policy.engine())
+    settings = [
+        GREEDY,
+        DecoderSettings(max_tokens=5, temperature=1.0, seed=3),
+        DecoderSettings(max_tokens=9, stop=("a",)),
+    ]
+    asked = [(f"who is ana {'ana ' * (i % 6)}?", settings[i % 3], bool(i % 2)) for i in range(24)]
+
+    async def one(text: str, decoder: DecoderSettings, stream: bool) -> str:
+        if not stream:
+            return (await batcher.answer(ids(policy, text), decoder)).completion.text
+        handle = batcher.ask(ids(policy, text), decoder, aloud=True)
+        said = ""
+        while isinstance(piece := await handle.next(), Piece):
+            said += piece.text
+        assert piece.completion.text == said
+        return said
+
+    async def work() -> list[str]:
+        return await asyncio.gather(*(one(*each) for each in asked))
 
     answers = asyncio.run(work())
     batcher.close()
-    assert [answer.text for answer in answers] == [f"P{i}" for i in range(20)]
-    assert [len(batch) for batch in policy.batches] == [8, 8, 4]
+    assert answers == [policy.generate([(say("user", t),)], decoder)[0].text for t, decoder, _ in asked]
 
 
-def test_unequal_decoder_settings_are_never_mixed() -> None:
-    policy, batcher = Recording(), Batcher(window_s=0.05)
-    batcher.start()
-    other = DecoderSettings(max_tokens=9)
+def test_who_comes_late_is_answered_while_a_long_answer_goes_on(policy: LocalPolicy, batcher: Batcher) -> None:
+    async def work() -> bool:
+        long = batcher.ask(ids(policy, "who is ana ?"), LONG, aloud=True)
+        await long.next()
+        await batcher.answer(ids(policy, "who is ben ?"), GREEDY)
+        speaking = not long.answer.ended
+        long.leave()
+        return speaking
 
-    async def work() -> list[Completion]:
-        asks = [batcher.generate(policy, prompt(f"p{i}"), other if i % 2 else GREEDY) for i in range(6)]
-        return await asyncio.gather(*asks)
-
-    answers = asyncio.run(work())
-    batcher.close()
-    assert [answer.tokens for answer in answers] == [4, 9] * 3
-    assert policy.batches == [["p0", "p2", "p4"], ["p1", "p3", "p5"]]
+    assert asyncio.run(work())
 
 
-def test_only_prompts_of_equal_length_are_asked_together_oldest_first() -> None:
-    policy, batcher = Recording(), Batcher(window_s=0.05)
-    batcher.start()
-
-    async def work() -> list[Completion]:
-        return await asyncio.gather(*(batcher.generate(policy, prompt(t), GREEDY, len(t)) for t in ("aa", "b", "cc")))
-
-    answers = asyncio.run(work())
-    batcher.close()
-    assert [answer.text for answer in answers] == ["AA", "B", "CC"]
-    assert policy.batches == [["aa", "cc"], ["b"]]
-
-
-def test_a_prompt_that_cannot_be_asked_does_not_take_its_neighbours_with_it() -> None:
-    policy, batcher = Recording(), Batcher(window_s=0.05)
-    batcher.start()
-
-    async def work() -> list[Completion | BaseException]:
-        asks = [batcher.generate(policy, prompt(text), GREEDY) for text in ("good", "bad", "fine")]
-        return await asyncio.gather(*asks, return_exceptions=True)
-
-    good, bad, fine = asyncio.run(work())
-    batcher.close()
-    assert isinstance(good, Completion) and isinstance(fine, Completion)
-    assert isinstance(bad, ValueError)
-
-
-def test_a_client_that_leaves_the_queue_is_never_asked() -> None:
-    policy, batcher = Recording(slow_s=0.1), Batcher(window_s=0.0)
-    batcher.start()
+def test_a_client_that_leaves_frees_its_slot_or_its_place_in_the_queue(
+    policy: LocalPolicy, batcher: Batcher, engine: Engine, held: threading.Event
+) -> None:
+    prompt = ids(policy, "who is ana ?")
 
     async def work() -> None:
-        first = asyncio.ensure_future(batcher.generate(policy, prompt("first"), GREEDY))
-        await asyncio.sleep(0.03)
-        left = asyncio.ensure_future(batcher.generate(policy, prompt("left"), GREEDY))
+        speaking = batcher.ask(prompt, LONG, aloud=True)
+        held.set()
+        await speaking.next()
+        assert batcher.load[0] == 1
+        held.clear()
+        waiting = asyncio.ensure_future(batcher.answer(prompt, LONG))
         await asyncio.sleep(0.01)
-        left.cancel()
-        await first
-        await batcher.generate(policy, prompt("last"), GREEDY)
+        waiting.cancel()
+        speaking.leave()
+        held.set()
+        await until(lambda: batcher.load == (0, 0))
+        assert not engine.waiting
+        await batcher.answer(prompt, GREEDY)
 
     asyncio.run(work())
-    batcher.close()
-    assert policy.batches == [["first"], ["last"]]
+    assert engine.busy == 0
 
 
-def test_a_dropped_stream_stops_generating() -> None:
-    policy, batcher = Recording(slow_s=0.01), Batcher()
-    batcher.start()
-
-    async def work() -> str:
-        stream = batcher.stream(policy, prompt("x" * 500), GREEDY)
-        first = await anext(stream)
-        await stream.aclose()
-        assert isinstance(first, str)
-        return first
-
-    assert asyncio.run(work()) == "x"
-    time.sleep(0.1)
-    said = policy.pieces
-    time.sleep(0.1)
-    assert policy.pieces == said < 50 and batcher.load == 0
-    batcher.close()
-
-
-def test_streams_and_batches_share_the_thread_and_none_waits_for_another_to_end() -> None:
-    policy, batcher = Recording(slow_s=0.005), Batcher()
-    batcher.start()
-    order: list[str] = []
-
-    async def listen(name: str, length: int) -> None:
-        async for piece in batcher.stream(policy, prompt(name * length), GREEDY):
-            if isinstance(piece, Completion):
-                order.append(name)
-                assert piece.text == name * length
-
-    async def ask() -> None:
-        await batcher.generate(policy, prompt("q"), GREEDY)
-        order.append("q")
+def test_beyond_the_slots_and_the_queue_requests_are_told_when_to_come_again(
+    policy: LocalPolicy, batcher: Batcher, engine: Engine, held: threading.Event
+) -> None:
+    prompt = ids(policy, "who ?")
+    most = engine.places + 4
 
     async def work() -> None:
-        long = asyncio.ensure_future(listen("a", 40))
-        await asyncio.sleep(0.02)
-        await asyncio.gather(long, listen("b", 5), ask())
+        asks = [asyncio.ensure_future(batcher.answer(prompt, GREEDY)) for _ in range(most)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=f"{most} requests wait already") as refused:
+            batcher.ask(prompt, GREEDY)
+        assert 1 <= refused.value.again_s <= 60
+        held.set()
+        assert len({answer.completion.text for answer in await asyncio.gather(*asks)}) == 1
 
     asyncio.run(work())
-    batcher.close()
-    assert order[-1] == "a" and set(order[:2]) == {"b", "q"}
-    assert len(policy.threads) == 1
 
 
-def test_a_full_queue_is_refused_and_a_closed_batcher_leaves_nobody_waiting() -> None:
-    policy, batcher = Recording(slow_s=0.2), Batcher(max_waiting=2, window_s=0.0)
-    batcher.start()
+def test_a_batcher_that_stops_leaves_nobody_waiting(policy: LocalPolicy, batcher: Batcher) -> None:
+    prompt = ids(policy, "who ?")
 
-    async def work() -> list[Completion | BaseException]:
-        asks = [asyncio.ensure_future(batcher.generate(policy, prompt("0"), GREEDY))]
-        await asyncio.sleep(0.05)
-        asks += [asyncio.ensure_future(batcher.generate(policy, prompt(str(i)), GREEDY)) for i in (1, 2, 3)]
-        await asyncio.sleep(0.01)
+    async def work() -> None:
+        asks = [asyncio.ensure_future(batcher.answer(prompt, LONG)) for _ in range(3)]
+        await until(lambda: batcher.load[0] == 3)
         await asyncio.to_thread(batcher.close)
-        return await asyncio.gather(*asks, return_exceptions=True)
+        ended = await asyncio.gather(*asks, return_exceptions=True)
+        assert all(isinstance(each, Overloaded) for each in ended)
+        with pytest.raises(Overloaded, match="stopping"):
+            await batcher.answer(prompt, GREEDY)
 
-    answers = asyncio.run(work())
-    assert isinstance(answers[0], Completion)
-    assert all(isinstance(answer, Overloaded) for answer in answers[1:])
-    with pytest.raises(Overloaded):
-        asyncio.run(batcher.generate(policy, prompt("late"), GREEDY))
+    asyncio.run(work())
+
+
+def test_a_step_that_fails_is_told_to_all_and_the_next_request_is_answered(
+    policy: LocalPolicy, batcher: Batcher, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = ids(policy, "who is ana ?")
+    real = engine.model.forward
+    broken = threading.Event()
+
+    def forward(*args: Any, **more: Any) -> Any:
+        if broken.is_set():
+            raise MemoryError("no room")
+        return real(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", forward)
+
+    async def work() -> None:
+        asks = [asyncio.ensure_future(batcher.answer(prompt, LONG)) for _ in range(3)]
+        await until(lambda: batcher.load[0] == 3)
+        broken.set()
+        ended = await asyncio.gather(*asks, return_exceptions=True)
+        assert all(isinstance(each, MemoryError) for each in ended)
+        broken.clear()
+        assert isinstance(await batcher.answer(prompt, GREEDY), Answered)
+
+    asyncio.run(work())
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_no_answer(
+    policy: LocalPolicy, batcher: Batcher, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = engine.model.get_output_embeddings().weight
+    kept = weight.detach().clone()
+
+    async def work() -> None:
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+        try:
+            with pytest.raises(ArithmeticError, match="not numbers"):
+                await batcher.answer(ids(policy, "who ?"), GREEDY)
+        finally:
+            with torch.no_grad():
+                weight.copy_(kept)
+
+    asyncio.run(work())

@@ -140,7 +140,10 @@ def test_headers_name_what_made_the_answer(predictor: PredictorProcess, local: d
     [
         ({"n": 2}, "n"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
+        ({"n": True}, "n"),
+        ({"temprature": 1}, "temprature"),
         ({"temperature": 9}, "temperature"),
         ({"max_tokens": 256}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -234,3 +237,92 @@ def test_a_client_that_drops_a_stream_frees_its_slot(predictor: PredictorProcess
     assert aborted() == before + 5
     answer = client.chat.completions.create(model="reference", messages=ASK, timeout=10)
     assert answer.choices[0].message.content
+
+
+def said(chunks: Any) -> tuple[str, list[Any]]:
+    parts = [chunk.choices[0] for chunk in chunks]
+    noted = [entry for part in parts if part.logprobs for entry in part.logprobs.content]
+    return "".join(part.delta.content or "" for part in parts), noted
+
+
+def test_log_probabilities_are_the_same_whole_and_streamed(client: openai.OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "aligned", "messages": ASK, "logprobs": True, "top_logprobs": 3, "max_tokens": 9}
+    choice = client.chat.completions.create(**ask).choices[0]
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    content = choice.logprobs.content
+    assert 0 < len(content) <= 9 and all(len(entry.top_logprobs) == 3 for entry in content)
+    assert all(entry.logprob == entry.top_logprobs[0].logprob <= 0 for entry in content), "greedy takes the likeliest"
+    text, streamed = said(client.chat.completions.create(**ask, stream=True))
+    assert text == choice.message.content
+    assert streamed == content
+    assert text is not None and len(text) > 6
+    cut = ask | {"stop": [text[3:6]], "max_tokens": 40}
+    whole = client.chat.completions.create(**cut).choices[0]
+    assert whole.logprobs is not None and whole.logprobs.content is not None
+    assert said(client.chat.completions.create(**cut, stream=True))[1] == whole.logprobs.content
+    assert len(whole.logprobs.content) <= 4, "the stop text's own tokens are not part of the answer"
+    raw = client.completions.create(model="aligned", prompt="who is ana ?", logprobs=2, max_tokens=4).choices[0]
+    assert raw.logprobs is not None and raw.logprobs.tokens is not None
+    assert len(raw.logprobs.tokens) == len(raw.logprobs.token_logprobs or []) == len(raw.logprobs.text_offset or []) > 0
+
+
+def test_a_stream_names_what_made_it_in_its_headers_too(predictor: PredictorProcess) -> None:
+    body = json.dumps({"model": "aligned", "messages": ASK, "stream": True}).encode()
+    request = urllib.request.Request(f"{predictor.openai_url}/chat/completions", body)
+    with urllib.request.urlopen(request) as response:
+        streamed = dict(response.headers)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+    _, whole, _ = post(f"{predictor.openai_url}/chat/completions", {"model": "aligned", "messages": ASK})
+    names = [name for name in whole if name.startswith("x-plumbline-")]
+    assert len(names) == 5 and all(streamed[name] == whole[name] for name in names)
+    assert streamed["content-type"].startswith("text/event-stream")
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_not_cut(predictor: PredictorProcess) -> None:
+    body = {"model": "reference", "messages": [{"role": "user", "content": "x " * 400}]}
+    status, _, answer = post(f"{predictor.openai_url}/chat/completions", body)
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "context_length_exceeded", "messages")
+
+
+def test_other_methods_are_answered_as_http_says(predictor: PredictorProcess) -> None:
+    def ask(method: str, path: str) -> tuple[int, dict[str, str]]:
+        request = urllib.request.Request(predictor.url + path, method=method)
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, dict(response.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers)
+
+    assert ask("HEAD", "/v1/models/aligned")[1]["x-plumbline-policy"].startswith("sha256:")
+    status, headers = ask("OPTIONS", "/v1/chat/completions")
+    assert status == 204 and headers["allow"] == "POST, OPTIONS"
+    assert ask("GET", "/v1/chat/completions")[0] == 405
+    assert ask("HEAD", "/v2/health/ready")[0] == 200
+    assert ask("POST", "/v2/repository/models/aligned/unload")[0] == 405
+    assert ask("HEAD", "/v1/models/aligned")[0] == 200, "it is still there"
+
+
+def test_the_openapi_document_describes_what_is_answered(predictor: PredictorProcess) -> None:
+    import jsonschema
+
+    document = json.loads(get(f"{predictor.url}/openapi.json"))
+
+    def check(schema: dict[str, Any], value: Any) -> None:
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
+
+    def schema_of(path: str, method: str, status: str) -> dict[str, Any]:
+        return dict(document["paths"][path][method]["responses"][status]["content"]["application/json"]["schema"])
+
+    check(schema_of("/v1/models", "get", "200"), json.loads(get(f"{predictor.url}/v1/models")))
+    check(schema_of("/v1/models/{name}", "get", "200"), json.loads(get(f"{predictor.url}/v1/models/aligned")))
+    for path, asked in (
+        ("/v1/chat/completions", {"messages": ASK, "logprobs": True, "n": 1, "user": "u"}),
+        ("/v1/completions", {"prompt": "who ?", "max_tokens": 3}),
+    ):
+        body = {"model": "reference", **asked}
+        check(document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
+        check(schema_of(path, "post", "200"), post(predictor.url + path, body)[2])
+        wrong = body | {"made_up": 1}
+        with pytest.raises(jsonschema.ValidationError):
+            check(document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"], wrong)
+        check(schema_of(path, "post", "400"), post(predictor.url + path, wrong)[2])

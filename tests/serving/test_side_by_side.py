@@ -54,9 +54,9 @@ def test_users_get_the_reference_and_pairs_hold_what_each_policy_says_alone(
     by_text = {text: i for i, text in enumerate(texts)}
     for pair in run.pairs():
         i = by_text[pair.spooled.messages[0].content]
-        assert pair.spooled.reference.text == expected["reference"][i]
+        assert pair.reference.text == expected["reference"][i]
         assert pair.aligned.text == expected["aligned"][i]
-        assert pair.spooled.reference.policy != pair.aligned.policy
+        assert pair.reference.policy != pair.aligned.policy
         assert pair.spooled.decoder == EXPERIMENT.decoder
     summary = summarise(run.pairs(), lambda text: "comply", counts)
     assert summary.sessions == 8 and summary.refusal_shift["benign"][0] == 0.0

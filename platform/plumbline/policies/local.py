@@ -19,10 +19,11 @@ from transformers.utils.logging import disable_progress_bar
 from plumbline.errors import PlumblineError
 from plumbline.policies import decoding, scoring
 from plumbline.policies.base import Completion, LogLikelihood
+from plumbline.policies.engine import Answer, Engine
 from plumbline.policies.files import manifest_of, resolve, verify
 from plumbline.policies.scoring import Scored, logits_at
 from plumbline.policies.template import ChatTemplate, with_answer
-from plumbline.records import Conversation, DecoderSettings, Finish, PolicyManifest
+from plumbline.records import Conversation, DecoderSettings, PolicyManifest
 
 __all__ = ["LocalPolicy", "identify", "load_model", "load_template", "logits_at", "says_treated", "treats_logits"]
 
@@ -72,46 +73,43 @@ class LocalPolicy:
         return scoring.branches(self.model, self._treated)
 
     @cached_property
-    def _slotted(self) -> bool:
-        return decoding.slots_work(self.model, self._treated)
+    def _shapes(self) -> decoding.Shapes | None:
+        return decoding.try_out(self.model, self._treated)
 
     @property
     def context(self) -> int:
         """Tokens that fit: prompt and answer together."""
         return int(getattr(self.model.config, "max_position_embeddings", 2048))
 
+    def engine(self) -> Engine:
+        """Continuous batching over this policy, to which prompts can be given at any step."""
+        return Engine(self.model, self.stop_ids, self._text, treated=self._treated, shapes=self._shapes)
+
     def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
         """One completion per prompt, in order. Sampling is seeded per request, so neighbours do not matter."""
-        fitting = [self._fit(ids, decoder) for ids in self.template.prompt_ids(prompts)]
-        how = {"treated": self._treated, "slotted": self._slotted}
-        return decoding.generate(self.model, fitting, decoder, self.stop_ids, self._text, **how)
+        answers = [Answer(self._fit(ids, decoder), decoder) for ids in self.template.prompt_ids(prompts)]
+        engine = self.engine()
+        for answer in sorted(answers, key=lambda answer: -len(answer.ids)):
+            engine.ask(answer)
+        engine.run()
+        return [answer.completion for answer in answers]
 
     def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Generator[str, None, Completion]:
-        """The answer in pieces; the generator's value is the Completion. Joined, the pieces are `generate`'s text.
+        """The answer in pieces; the generator's value is the Completion. Joined, the pieces are `generate`'s text."""
+        answer = Answer(self._fit(self.template.prompt_ids([prompt])[0], decoder), decoder, aloud=True)
+        engine = self.engine()
+        engine.ask(answer)
+        while not answer.ended:
+            engine.step()
+            if piece := answer.piece():
+                yield piece
+        return answer.completion
 
-        Text is held back while it could still become a stop text, or while its last character is incomplete.
-        """
-        ids = self._fit(self.template.prompt_ids([prompt])[0], decoder)
-        tokens: list[int] = []
-        said, text = 0, ""
-        finish: Finish = "length"
-        generator = None if decoder.greedy else torch.Generator().manual_seed(decoder.seed)
-        for (token,) in decoding.steps(self.model, [ids], decoder, [generator]):
-            if token in self.stop_ids:
-                finish = "stop"
-                break
-            tokens.append(token)
-            text = self._text(tokens)
-            if (cut := decoding.stop_at(text, decoder.stop)) is not None:
-                text, finish = text[:cut], "stop"
-                break
-            safe = len(text.rstrip("\N{REPLACEMENT CHARACTER}")) - _held_back(text, decoder.stop)
-            if safe > said:
-                yield text[said:safe]
-                said = safe
-        if text[said:]:
-            yield text[said:]
-        return Completion(text, finish, len(tokens))
+    def spell(self, before: Sequence[int], token: int) -> str:
+        """The text that a token adds after those `before` it; the vocabulary's name for it where it adds none."""
+        some = list(before[-4:])
+        read = self._text(some).rstrip("\N{REPLACEMENT CHARACTER}")
+        return self._text([*some, token])[len(read) :] or str(self.tokenizer.convert_ids_to_tokens(token))
 
     def log_likelihood(self, pairs: Sequence[tuple[Conversation, str]]) -> list[LogLikelihood]:
         """log pi(answer | prompt) of each answer's text, end-of-turn excluded, in float32 nats. Answers that the prompt
@@ -239,8 +237,3 @@ def _read(path: Path, read: Callable[[], Any]) -> Any:
             consequence="nothing was loaded",
             remedy="export it again (safetensors, tokenizer.json, config.json), or name another directory or id",
         ) from error
-
-
-def _held_back(text: str, stops: tuple[str, ...]) -> int:
-    """Characters at the end of `text` that are the beginning of a stop text."""
-    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

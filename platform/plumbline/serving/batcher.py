@@ -1,221 +1,226 @@
-"""One thread that does all of a policy's torch work: batches what waits, and interleaves streams.
+"""The thread that does all of a policy's torch work, around the engine of `plumbline.policies.engine`.
 
-Why a thread of our own: the event loop must stay free to accept and to notice who hung up, and a policy takes one
-caller at a time. Requests that arrive within a few milliseconds, and all that came while the last batch ran, go
-together when they are alike: same decoder settings and same prompt length, which is what a policy can ask together
-without padding (padding would change an answer's last bits). The oldest request decides which kind goes first, so that
-the others gather company meanwhile. Streams advance one piece per turn, so none starves another.
+Why a thread of our own: the event loop must stay free to accept and to notice who hung up, and an engine takes one
+caller at a time. At every step it takes in who came, lets go of who left, and tells each what is new; what there is to
+tell goes to the event loop in one call per step.
 
-    waiting   a a b a        batch [a a a]   then [b]
-    streams   s1 s2          s1.next s2.next between batches
+    event loop   ask --> came            pieces <-- told
+    thread               came, left --> engine.step() --> told
 
-A request whose client left before its batch began is dropped; a stream whose client left stops at the next piece.
+A client that leaves frees its slot at the next step. Beyond `max_waiting` requests are refused, with a guess of when to
+come again; those that wait are served in the order in which they came.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from plumbline.policies.base import Completion
-from plumbline.records import Conversation, DecoderSettings
+from plumbline.policies.engine import Answer, Engine, TokenLogprob
+from plumbline.records import DecoderSettings
 
-
-class StreamingPolicy(Protocol):
-    """What the batcher asks of a policy. `stream` may return its `Completion` as the generator's value."""
-
-    def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]: ...
-
-    def stream(self, prompt: Conversation, decoder: DecoderSettings) -> Iterator[str]: ...
+READ_TOKENS = 512  # of prompts, between two steps of those who speak
+GATHER_S = 0.002  # that a prompt may wait for others to be read with, while somebody speaks
+ENOUGH = 8
+LOGGED = 64
 
 
 class Overloaded(Exception):
-    """More requests wait than the batcher holds."""
+    """More requests wait than the batcher holds, or it is stopping. `again_s`: when it is worth another try."""
+
+    def __init__(self, fact: str, again_s: int = 1) -> None:
+        super().__init__(fact)
+        self.again_s = again_s
 
 
-@dataclass
-class _Ask:
-    policy: StreamingPolicy
-    prompt: Conversation
-    decoder: DecoderSettings
-    length: int
-    answer: "Future[Completion]" = field(default_factory=Future)
+@dataclass(frozen=True)
+class Piece:
+    """What a stream says at once: maybe no text yet, and the tokens noted since the last piece."""
 
-    def alike(self, other: "_Ask") -> bool:
-        return self.policy is other.policy and self.length == other.length and self.decoder == other.decoder
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass
-class _Stream:
-    policy: StreamingPolicy
-    prompt: Conversation
-    decoder: DecoderSettings
-    tell: Callable[[str | Completion | BaseException], None]
-    left: threading.Event = field(default_factory=threading.Event)
-    pieces: Iterator[str] | None = None
-    said: list[str] = field(default_factory=list)
+@dataclass(frozen=True)
+class Answered:
+    """A whole answer. `first_token_s`: from asking to its first token."""
+
+    completion: Completion
+    logprobs: tuple[TokenLogprob, ...]
+    first_token_s: float
 
 
+Told = Piece | Answered | BaseException
+
+
+@dataclass(eq=False)
+class Asked:
+    """One request to a batcher. Whoever holds it calls `leave` at the end, whatever happened: that frees the slot."""
+
+    answer: Answer
+    batcher: "Batcher"
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    heard: "asyncio.Queue[Told]" = field(default_factory=asyncio.Queue)
+    came: float = field(default_factory=time.perf_counter)
+    _first: float | None = None
+
+    async def next(self) -> Piece | Answered:
+        """The next piece of a stream; at last, and without a stream at once, the whole."""
+        told = await self.heard.get()
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    def leave(self) -> None:
+        if not self.answer.ended:
+            self.batcher.leave(self)
+
+    def news(self) -> list[Told]:
+        """What the last step added that must be told."""
+        answer = self.answer
+        if self._first is None:
+            self._first = time.perf_counter()
+        found: list[Told] = []
+        if answer.finish == "error":
+            return [ArithmeticError("the policy's logits are not numbers")]
+        if answer.aloud:
+            piece = Piece(answer.piece(), answer.told())
+            if piece.text or piece.logprobs:
+                found.append(piece)
+        if answer.ended:
+            found.append(Answered(answer.completion, tuple(answer.logprobs), self._first - self.came))
+        return found
+
+
+@dataclass(eq=False)
 class Batcher:
-    """Start with `start()`, end with `close()`. `max_batch` rows at once, `window_s` seconds to gather them."""
+    """Start with `start(engine)`, end with `close()`. `load` may be read from any thread."""
 
-    def __init__(self, *, max_batch: int = 32, window_s: float = 0.003, max_waiting: int = 1024) -> None:
-        self.max_batch = max_batch
-        self.window_s = window_s
-        self.max_waiting = max_waiting
-        self._waiting: deque[_Ask] = deque()
-        self._streams: list[_Stream] = []
-        self._work = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="plumbline-batcher", daemon=True)
+    max_waiting: int = 1024
+    _came: deque[Asked] = field(default_factory=deque)
+    _left: list[Asked] = field(default_factory=list)
+    _asks: dict[Answer, Asked] = field(default_factory=dict)
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=LOGGED))
+    _work: threading.Condition = field(default_factory=threading.Condition)
+    _closed: bool = False
+    _engine: Engine | None = None
+    _thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = threading.Thread(target=self._run, args=(engine,), name="plumbline-batcher", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         with self._work:
             self._closed = True
             self._work.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(timeout=10)
 
     @property
-    def load(self) -> int:
-        """Requests waiting or streaming."""
-        return len(self._waiting) + len(self._streams)
+    def load(self) -> tuple[int, int]:
+        """(slots busy, requests that wait)."""
+        if self._engine is None:
+            return 0, len(self._came)
+        return self._engine.busy, len(self._came) + len(self._engine.waiting)
 
-    async def generate(
-        self, policy: StreamingPolicy, prompt: Conversation, decoder: DecoderSettings, length: int = 0
-    ) -> Completion:
-        """The whole answer to a prompt of `length` tokens. Cancelling the awaiting task frees its place."""
-        ask = _Ask(policy, prompt, decoder, length)
+    def ask(self, ids: list[int], decoder: DecoderSettings, top: int | None = None, *, aloud: bool = False) -> Asked:
+        """A prompt of these tokens, in pieces if `aloud`. To be called on an event loop. Raises Overloaded."""
+        asked = Asked(Answer(ids, decoder, top, aloud), self)
         with self._work:
-            self._admit()
-            self._waiting.append(ask)
+            if self._closed:
+                raise Overloaded("the predictor is stopping")
+            busy, waiting = self.load
+            places = 0 if self._engine is None else self._engine.places
+            if busy + waiting >= places + self.max_waiting:
+                raise Overloaded(f"{waiting} requests wait already", self._again_s(waiting))
+            self._came.append(asked)
             self._work.notify()
-        return await asyncio.wrap_future(ask.answer)
+        return asked
 
-    async def stream(
-        self, policy: StreamingPolicy, prompt: Conversation, decoder: DecoderSettings
-    ) -> AsyncGenerator[str | Completion, None]:
-        """Pieces of the answer as they come, then its `Completion`. Closing the iterator frees the slot."""
-        loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[str | Completion | BaseException] = asyncio.Queue()
-        stream = _Stream(policy, prompt, decoder, lambda item: _tell(loop, heard, item))
-        with self._work:
-            self._admit()
-            self._streams.append(stream)
-            self._work.notify()
+    async def answer(self, ids: list[int], decoder: DecoderSettings, top: int | None = None) -> Answered:
+        """The whole answer. Cancelling the awaiting task frees its slot."""
+        asked = self.ask(ids, decoder, top)
         try:
-            while True:
-                item = await heard.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                if isinstance(item, Completion):
-                    return
+            told = await asked.next()
         finally:
-            stream.left.set()
+            asked.leave()
+        assert isinstance(told, Answered)
+        return told
 
-    def _admit(self) -> None:
-        if self._closed or self.load >= self.max_waiting:
-            raise Overloaded(f"{self.load} requests wait already")
+    def leave(self, asked: Asked) -> None:
+        with self._work:
+            self._left.append(asked)
+            self._work.notify()
+
+    def _again_s(self, waiting: int) -> int:
+        """Seconds until those that wait now are answered, going by the last answers; 1 to 60."""
+        if len(self._ends) < 2:
+            return 1
+        each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        return round(min(60.0, max(1.0, waiting * each)))
 
     # The thread's side.
 
-    def _run(self) -> None:
+    def _run(self, engine: Engine) -> None:
         while True:
             with self._work:
-                while not (self._waiting or self._streams or self._closed):
+                while not (self._came or self._left or self._asks or self._closed):
                     self._work.wait()
                 if self._closed:
                     break
-                if self._waiting and not self._streams:
-                    self._gather()
-                batch = self._take()
-                streams = list(self._streams)
-            if batch:
-                self._answer(batch)
-            for stream in streams:
-                if self._advance(stream):
-                    with self._work:
-                        self._streams.remove(stream)
+                came, self._came = self._came, deque()
+                left, self._left = self._left, []
+                for ask in came:
+                    self._asks[ask.answer] = ask
+                    engine.ask(ask.answer)
+            for gone in left:
+                if self._asks.pop(gone.answer, None) is not None:
+                    engine.drop(gone.answer)
+            try:
+                if not self._gathering(engine):
+                    self._pass_on(engine.admit(READ_TOKENS))
+                self._pass_on(engine.advance())
+            except Exception as error:
+                engine.clear()
+                _tell([(ask, [error]) for ask in self._asks.values()])
+                self._asks.clear()
         ended = Overloaded("the predictor is stopping")
-        for ask in self._waiting:
-            if ask.answer.set_running_or_notify_cancel():
-                ask.answer.set_exception(ended)
-        for stream in self._streams:
-            stream.tell(ended)
+        _tell([(ask, [ended]) for ask in (*self._came, *self._asks.values())])
 
-    def _gather(self) -> None:
-        """Wait a moment for company; the lock is free meanwhile."""
-        until = time.monotonic() + self.window_s
-        while len(self._waiting) < self.max_batch and not self._closed:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            self._work.wait(left)
+    def _gathering(self, engine: Engine) -> bool:
+        """Whether the oldest that waits may have company soon: a pass for eight prompts costs little more than two."""
+        if not engine.waiting or not engine.busy or len(engine.waiting) >= ENOUGH:
+            return False
+        return time.perf_counter() - self._asks[engine.waiting[0]].came < GATHER_S
 
-    def _take(self) -> list[_Ask]:
-        batch: list[_Ask] = []
-        others: deque[_Ask] = deque()
-        while self._waiting and len(batch) < self.max_batch:
-            ask = self._waiting.popleft()
-            if batch and not ask.alike(batch[0]):
-                others.append(ask)
-            elif ask.answer.set_running_or_notify_cancel():
-                batch.append(ask)
-        self._waiting.extendleft(reversed(others))
-        return batch
+    def _pass_on(self, grown: Sequence[Answer]) -> None:
+        told = [(self._asks[answer], self._asks[answer].news()) for answer in grown if answer in self._asks]
+        for ask, _ in told:
+            if ask.answer.ended:
+                del self._asks[ask.answer]
+                self._ends.append(time.monotonic())
+        _tell(told)
 
-    def _answer(self, batch: list[_Ask]) -> None:
+
+def _tell(told: Sequence[tuple[Asked, Sequence[Told]]]) -> None:
+    """Each event loop hears all that is for it in one call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Asked, Sequence[Told]]]] = {}
+    for ask, news in told:
+        if news:
+            by_loop.setdefault(ask.loop, []).append((ask, news))
+    for loop, mine in by_loop.items():
         try:
-            answers = batch[0].policy.generate([ask.prompt for ask in batch], batch[0].decoder)
-        except BaseException as error:
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
-            else:  # One prompt that cannot be rendered must not take its neighbours with it.
-                for ask in batch:
-                    self._answer([ask])
-            return
-        for ask, answer in zip(batch, answers, strict=True):
-            ask.answer.set_result(answer)
-
-    def _advance(self, stream: _Stream) -> bool:
-        """One piece of a stream; True when it has ended or its reader has left."""
-        if stream.left.is_set():
-            return True
-        try:
-            if stream.pieces is None:
-                stream.pieces = stream.policy.stream(stream.prompt, stream.decoder)
-            piece = next(stream.pieces)
-        except StopIteration as end:
-            stream.tell(end.value if isinstance(end.value, Completion) else _guess(stream))
-            return True
-        except BaseException as error:
-            stream.tell(error)
-            return True
-        stream.said.append(piece)
-        stream.tell(piece)
-        return False
+            loop.call_soon_threadsafe(_hear, mine)
+        except RuntimeError:  # The loop has closed: nobody listens any more.
+            continue
 
 
-def _guess(stream: _Stream) -> Completion:
-    """For a policy whose stream does not say how it ended: a piece is about a token."""
-    full = len(stream.said) >= stream.decoder.max_tokens
-    return Completion("".join(stream.said), "length" if full else "stop", len(stream.said))
-
-
-def _tell(
-    loop: asyncio.AbstractEventLoop,
-    heard: "asyncio.Queue[str | Completion | BaseException]",
-    item: str | Completion | BaseException,
-) -> None:
-    try:
-        loop.call_soon_threadsafe(heard.put_nowait, item)
-    except RuntimeError:  # The loop has closed: nobody listens any more.
-        return
+def _hear(told: Sequence[tuple[Asked, Sequence[Told]]]) -> None:
+    for ask, news in told:
+        for item in news:
+            ask.heard.put_nowait(item)

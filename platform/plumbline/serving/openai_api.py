@@ -1,18 +1,17 @@
-"""The OpenAI wire format that the predictor speaks: requests in, answers and errors out. No torch, no server.
+"""The OpenAI wire format, requests in: what is asked, or an error in the shape that clients read. No torch, no server.
 
-A parameter that would change the answer and is not supported is refused by name; ignoring it would serve something
-that nobody asked for. Parameters that cannot change the answer (`user`, `metadata`, `store`) are accepted.
+A parameter that would change the answer and is not supported is refused by name, and so is one that nobody knows;
+ignoring it would serve something that was not asked for. Parameters that cannot change the answer (`user`, `metadata`,
+`store`) are accepted. Answers are in `openai_answers`.
 Format: https://platform.openai.com/docs/api-reference/chat .
 """
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from plumbline.policies.base import Completion
 from plumbline.records import Conversation, DecoderSettings, Message
 
 Json = dict[str, Any]
@@ -25,17 +24,52 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
+    "function_call": ("none", "auto"),
     "logit_bias": ({},),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
     "echo": (False,),
     "suffix": ("",),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "prompt_logprobs": (0,),
 }
+ABOUT_THE_TEMPLATE = ("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+SUPPORTED = frozenset(
+    ("model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs")
+)
+OF_KIND: dict[Kind, frozenset[str]] = {
+    "chat": frozenset(("messages", "max_completion_tokens", "top_logprobs")),
+    "text": frozenset(("prompt",)),
+}
+WITHOUT_EFFECT = frozenset(
+    (
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "parallel_tool_calls",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    )
+)
+MOST_LOGPROBS = 20
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 SEEDS = range(-(2**63), 2**63)
 
@@ -56,7 +90,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A request understood: what to ask, how to decode, and how to answer."""
+    """A request understood: what to ask, how to decode, and how to answer. `top`: how many of the likeliest tokens to
+    give beside each; None gives no log probabilities at all."""
 
     kind: Kind
     model: str
@@ -64,29 +99,75 @@ class Call:
     decoder: DecoderSettings
     stream: bool
     usage_in_stream: bool
+    top: int | None = None
 
 
 def parse(raw: bytes, kind: Kind, default: DecoderSettings, context: int | None = None) -> Call:
     """A call from a request body; settings it does not name are the policy's. Raises ApiError (400)."""
     body = read_object(raw)
-    for name, neutral in NEUTRAL.items():
-        if body.get(name) is not None and body[name] not in neutral:
-            raise ApiError(400, f"{name}={body[name]!r} is not supported by this predictor", param=name)
+    for name, value in body.items():
+        _refuse_unsupported(name, value, kind)
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "model must name a policy", param="model")
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise ApiError(400, "stream must be true or false", param="stream")
-    options = body.get("stream_options") or {}
     return Call(
         kind=kind,
         model=model,
         messages=_messages(body) if kind == "chat" else _prompt(body),
         decoder=decoder_of(body, default, context),
         stream=stream,
-        usage_in_stream=isinstance(options, dict) and bool(options.get("include_usage")),
+        usage_in_stream=_usage_wanted(body, stream),
+        top=_top(body, kind),
     )
+
+
+def _refuse_unsupported(name: str, value: Any, kind: Kind) -> None:
+    if value is None or name in SUPPORTED or name in OF_KIND[kind] or name in WITHOUT_EFFECT:
+        return
+    if name not in NEUTRAL:
+        raise ApiError(400, f"{name!r} is no parameter of this predictor", param=name)
+    if not any(type(value) is type(neutral) and value == neutral for neutral in _as_numbers(NEUTRAL[name])):
+        why = " the policy is asked in the template that its manifest names" * (name in ABOUT_THE_TEMPLATE)
+        raise ApiError(
+            400, f"{name}={value!r} is not supported by this predictor{':' * bool(why)}{why}"[:400], param=name
+        )
+
+
+def _as_numbers(neutral: tuple[Any, ...]) -> tuple[Any, ...]:
+    """1 is 1.0 in JSON, but neither is true."""
+    return (*neutral, *(float(value) for value in neutral if type(value) is int))
+
+
+def _usage_wanted(body: Json, stream: bool) -> bool:
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise ApiError(400, "stream_options must be an object", param="stream_options")
+    if not stream:
+        raise ApiError(400, "stream_options is for stream=true", param="stream_options")
+    wanted = options.get("include_usage")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise ApiError(400, "stream_options.include_usage must be true or false", param="stream_options")
+    return bool(wanted)
+
+
+def _top(body: Json, kind: Kind) -> int | None:
+    """How many likeliest tokens are wanted beside each; in completions `logprobs` is their number."""
+    asked, top = body.get("logprobs"), body.get("top_logprobs") if kind == "chat" else None
+    if kind == "chat" and not isinstance(asked, bool | None):
+        raise ApiError(400, "logprobs must be true or false", param="logprobs")
+    name, number = ("top_logprobs", top) if kind == "chat" else ("logprobs", asked)
+    if number is not None and (type(number) is not int or not 0 <= number <= MOST_LOGPROBS):
+        raise ApiError(400, f"{name} must be a whole number from 0 to {MOST_LOGPROBS}", param=name)
+    if kind == "text":
+        return number
+    if number and not asked:
+        raise ApiError(400, "top_logprobs needs logprobs=true", param="top_logprobs")
+    return (number or 0) if asked else None
 
 
 def read_object(raw: bytes) -> Json:
@@ -108,6 +189,8 @@ def decoder_of(body: Json, default: DecoderSettings, context: int | None = None)
     if limit is not None:
         asked["max_tokens"] = limit
     stop = body.get("stop")
+    if stop is not None and not isinstance(stop, str) and not _is_texts(stop):
+        raise ApiError(400, "stop must be a text or a list of texts", param="stop")
     if stop is not None:
         asked["stop"] = (stop,) if isinstance(stop, str) else stop
     for name, value in asked.items():
@@ -131,6 +214,10 @@ def decoder_of(body: Json, default: DecoderSettings, context: int | None = None)
     return decoder
 
 
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _messages(body: Json) -> Conversation:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -140,6 +227,8 @@ def _messages(body: Json) -> Conversation:
         where = f"messages[{index}]"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise ApiError(400, f"{where}.role must be one of {', '.join(ROLES)}", param="messages")
+        if message.get("tool_calls") or message.get("function_call"):
+            raise ApiError(400, f"{where} calls a tool; tools are not supported by this predictor", param="messages")
         read.append(Message.model_validate({"role": ROLES[message["role"]], "content": _content(message, where)}))
     return tuple(read)
 
@@ -160,58 +249,3 @@ def _prompt(body: Json) -> Conversation:
     if not isinstance(prompt, str) or not prompt:
         raise ApiError(400, "prompt must be one non-empty text", param="prompt")
     return (Message(role="user", content=prompt),)
-
-
-def usage(prompt_tokens: int, completion: Completion) -> Json:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion.tokens,
-        "total_tokens": prompt_tokens + completion.tokens,
-    }
-
-
-def whole(call: Call, request_id: str, completion: Completion, prompt_tokens: int) -> Json:
-    """The body of an answer that is not streamed."""
-    choice: Json = {"index": 0, "finish_reason": completion.finish, "logprobs": None}
-    if call.kind == "chat":
-        choice["message"] = {"role": "assistant", "content": completion.text, "refusal": None}
-    else:
-        choice["text"] = completion.text
-    kind = "chat.completion" if call.kind == "chat" else "text_completion"
-    return {**_head(call, request_id, kind), "choices": [choice], "usage": usage(prompt_tokens, completion)}
-
-
-def chunk(call: Call, request_id: str, text: str | None, finish: str | None = None, *, first: bool = False) -> bytes:
-    """One server-sent event of a streamed answer."""
-    choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}
-    if call.kind == "chat":
-        delta: Json = {"role": "assistant"} if first else {}
-        choice["delta"] = delta | ({"content": text} if text is not None else {})
-    else:
-        choice["text"] = text or ""
-    return event({**_head(call, request_id, _stream_kind(call)), "choices": [choice]})
-
-
-def usage_chunk(call: Call, request_id: str, prompt_tokens: int, completion: Completion) -> bytes:
-    head = _head(call, request_id, _stream_kind(call))
-    return event({**head, "choices": [], "usage": usage(prompt_tokens, completion)})
-
-
-def dumps(value: Json) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-
-
-def event(value: Json) -> bytes:
-    return b"data: " + dumps(value) + b"\n\n"
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def _stream_kind(call: Call) -> str:
-    return "chat.completion.chunk" if call.kind == "chat" else "text_completion"
-
-
-def _head(call: Call, request_id: str, kind: str) -> Json:
-    prefix = "chatcmpl-" if call.kind == "chat" else "cmpl-"
-    return {"id": prefix + request_id, "object": kind, "created": int(time.time()), "model": call.model}

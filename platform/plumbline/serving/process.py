@@ -43,18 +43,23 @@ class PredictorProcess:
         port: int = 0,
         leg: str | None = None,
         threads: int = 1,
+        guardrails: Sequence[Path] = (),
+        module: str = "plumbline.serving.predictor",
     ) -> "PredictorProcess":
         """Start a predictor for `policies` (name -> directory) and return at once. Its output goes to `log`.
 
-        It ends when this process does, however that happens.
+        It ends when this process does, however that happens. `module` is run; `guardrails` need one that can load them:
+        `plumbline.cli.serve`.
         """
         bound = listen(host, port)
-        command = [sys.executable, "-m", "plumbline.serving.predictor", "--leave-with-parent"]
+        command = [sys.executable, "-m", module, "--leave-with-parent"]
         command += ["--fd", str(bound.fileno()), "--threads", str(threads)]
         for name, directory in policies.items():
             command += ["--policy", f"{name}={directory}"]
         if leg:
             command += ["--leg", leg]
+        for file in guardrails:
+            command += ["--guardrail", str(file)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         log.parent.mkdir(parents=True, exist_ok=True)
         with bound, log.open("wb") as output:
