@@ -382,4 +382,4 @@ def commands(render: Render) -> set[tuple[Any, ...]]:
 def test_manifests_call_only_the_images_entry_points(render: Render) -> None:
     """Containers without a command use the image's entry point, `plumb`; the rest name what is in the image."""
     starts = {line[0] for line in commands(render) if line}
-    assert starts <= {"collector", "router", "plumb", "kopf", "python", "--model_name"}
+    assert starts <= {"collector", "shadow", "plumb", "kopf", "python", "--model_name"}

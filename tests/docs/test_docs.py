@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> None:
         values, rest, _ = command.make_parser(context).parse_args(list(rest))
         if "help" in values or "version" in values:
             return
-        if not isinstance(command, click.Group):
+        if not isinstance(command, click.Group) or (command.invoke_without_command and not rest):
             break
         name = rest[0] if rest else ""
         found = command.get_command(context, name)

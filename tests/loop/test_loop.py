@@ -37,6 +37,24 @@ def test_the_release_names_the_policy_that_passed(ran: Ran) -> None:
     assert manifest["name"] == "aligned-2"
 
 
+def test_live_traffic_was_planned_for_proven_alike_and_decided_and_the_release_rests_on_it(ran: Ran) -> None:
+    from plumbline.stores import Ledger
+
+    with Ledger(ran.out / "ledger.sqlite") as ledger:
+        move = ledger.releases.release_audit("default")[-1]
+        assert move.action == "promote" and move.shadow is not None and move.without_shadow is None
+        passed = ledger.releases.shadow_verdict(move.shadow)
+        first = json.loads((ran.out / "policies" / "aligned-1" / "plumbline.json").read_text())["name"]
+        bodies = [row["body"] for row in ledger.database.rows("SELECT body FROM shadow_verdict ORDER BY recorded_at")]
+    assert passed is not None and passed.verdict.value == "PASS" and passed.aligned == move.policy
+    refused = next(one for one in map(json.loads, bodies) if one["name"] == first)
+    assert refused["verdict"] == "REGRESSED", "it refuses benign requests, and a thousand of them show it"
+    for verdict in (passed.model_dump(), refused):
+        planned, had = verdict["plan"]["requirements"][0], verdict["requirements"][0]
+        assert verdict["aa"]["alarm"] is False and verdict["aa"]["sessions"] >= verdict["plan"]["aa_sessions"]
+        assert had["estimate"]["sessions"] >= planned["sessions"]
+
+
 def test_every_event_and_every_request_is_accounted_for(ran: Ran) -> None:
     for version in ran.summary["datasets"]:
         assert version["accepted"] + sum(version["rejected"].values()) == version["sealed"]

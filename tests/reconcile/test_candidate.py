@@ -26,7 +26,7 @@ OBSERVATIONS = st.builds(
     report=st.none() | st.just("r"),
     verdict=st.none() | st.sampled_from(Verdict),
     shadow_balanced=st.none() | st.booleans(),
-    shadow_agrees=st.none() | st.booleans(),
+    shadow_passed=st.none() | st.booleans(),
     serving=st.sampled_from([None, "reference", "p"]),
     released=st.booleans(),
     refused=st.booleans(),
@@ -34,9 +34,9 @@ OBSERVATIONS = st.builds(
 
 
 @given(OBSERVATIONS)
-def test_nothing_is_promoted_without_a_pass_and_a_shadow_that_agrees(seen: CandidateObservation) -> None:
+def test_nothing_is_promoted_without_a_pass_and_a_shadow_that_passes(seen: CandidateObservation) -> None:
     if isinstance(reconcile(seen), Promote):
-        assert seen.verdict is Verdict.PASS and seen.shadow_balanced and seen.shadow_agrees
+        assert seen.verdict is Verdict.PASS and seen.shadow_balanced and seen.shadow_passed
 
 
 def test_a_candidate_that_was_released_and_then_superseded_is_left_alone() -> None:
@@ -53,7 +53,7 @@ def carried_out(seen: CandidateObservation, action: CandidateAction, verdict: Ve
         case Decide():
             return replace(seen, verdict=verdict)
         case Shadow():
-            return replace(seen, shadow_balanced=True, shadow_agrees=True)
+            return replace(seen, shadow_balanced=True, shadow_passed=True)
         case Promote(policy):
             return replace(seen, serving=policy, released=True)
         case Refuse():

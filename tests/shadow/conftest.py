@@ -17,12 +17,20 @@ from plumbline.records import digest_of
 
 
 class Endpoint:
-    """`mode`: ok, error (500), wrong (400), hang, garbage, cut (a stream that breaks). Counts and keeps requests."""
+    """`mode`: ok, error (500), wrong (400), hang, garbage, cut (a stream that breaks). Counts and keeps requests.
+
+    `states` is what it says of itself at /v1/models/NAME, as a Plumbline predictor does; None for a foreign server.
+    `calls` are tools that it calls instead of answering.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.mode = "ok"
         self.delay_s = 0.0
+        self.states: dict[str, str] | None = None
+        self.lists: list[str] | None = None
+        self.calls: list[dict[str, str]] = []
+        self.policy = digest_of(name)
         self.answer: Callable[[dict[str, Any]], str] = lambda body: f"{name} says {digest_of(body['messages'])[7:15]}"
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.left = 0
@@ -41,6 +49,8 @@ class Endpoint:
         async def setup() -> None:
             app = web.Application(client_max_size=1 << 26)
             app.router.add_post("/v1/chat/completions", self._chat)
+            app.router.add_get("/v1/models/{name}", self._model)
+            app.router.add_get("/v1/models", self._models)
             self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
             await self._runner.setup()
             site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -65,6 +75,18 @@ class Endpoint:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
+    async def _model(self, request: web.Request) -> web.StreamResponse:
+        if self.states is None or (self.lists is not None and request.match_info["name"] not in self.lists):
+            return web.json_response({"error": {"message": "no"}}, status=404)
+        return web.json_response(
+            {"id": request.match_info["name"], "plumbline": {"policy": self.policy, **self.states}}
+        )
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        if self.lists is None:
+            return web.json_response({"error": {"message": "no"}}, status=404)
+        return web.json_response({"data": [{"id": name} for name in self.lists]})
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append(({k.lower(): v for k, v in request.headers.items()}, body))
@@ -78,7 +100,7 @@ class Endpoint:
             raise
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        headers = {"x-plumbline-policy": digest_of(self.name), "x-of-the-policy": "kept"}
+        headers = {"x-plumbline-policy": self.policy, "x-of-the-policy": "kept"}
         if self.mode in ("error", "wrong"):
             status = 500 if self.mode == "error" else 400
             return web.json_response({"error": {"message": self.mode, "type": "x"}}, status=status, headers=headers)
@@ -86,16 +108,21 @@ class Endpoint:
             return web.Response(body=b"<html>", headers=headers)
         text = self.answer(body)
         if not body.get("stream"):
-            message = {"role": "assistant", "content": text}
+            calls = [{"id": str(i), "type": "function", "function": call} for i, call in enumerate(self.calls)]
+            message = {"role": "assistant", "content": None if calls else text} | (
+                {"tool_calls": calls} if calls else {}
+            )
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             usage = {"prompt_tokens": 1, "completion_tokens": len(text.split()), "total_tokens": 0}
-            answer = {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}
+            answer = {"id": "c", "object": "chat.completion", "model": body.get("model"), "choices": [choice]}
+            answer["usage"] = usage
             return web.json_response(answer, headers=headers)
         response = web.StreamResponse(headers=headers | {"content-type": "text/event-stream"})
         await response.prepare(request)
         for index, word in enumerate(text.split(" ")):
             delta = {"content": word if index == 0 else " " + word}
-            await self._event(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            await self._event(response, {"model": body.get("model"), "choices": [choice]})
             await asyncio.sleep(self.delay_s)
             if self.mode == "cut":
                 assert request.transport is not None

@@ -26,9 +26,9 @@ def pair(i: int, reference: bool, aligned: bool, slice_: str = "benign", session
         slice=slice_,
         messages=(say("user", "?"),),
         decoder=DecoderSettings(),
-        reference=answer(reference, float(i)),
+        answer=answer(reference, float(i)),
     )
-    return Pair(spooled=record, aligned=answer(aligned, 2.0 * i))
+    return Pair(spooled=record, replayed=answer(aligned, 2.0 * i))
 
 
 def counts(n: int) -> ShadowCounts:

@@ -14,27 +14,10 @@ from plumbline.errors import PlumblineError
 from plumbline.records import DecoderSettings
 from plumbline.shadow import Experiment, ShadowRun, session_pseudonym, start_shadow
 from plumbline.shadow.recorder import Served, read_served
+from shadow.client import ask, chat
 
 EXPERIMENT = Experiment(name="e", salt="grain", max_body=20_000, max_record=8_000)
 Start = Callable[..., ShadowRun]
-Answer = tuple[int, dict[str, str], bytes]
-
-
-def ask(url: str, body: dict[str, Any] | bytes, path: str = "/chat/completions", **headers: str) -> Answer:
-    """One request; header names with `_` for `-`."""
-    host = url.split("/")[2]
-    connection = http.client.HTTPConnection(host, timeout=20)
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("POST", "/" + url.split("/", 3)[3] + path, data, {"content-type": "application/json"} | named)
-    response = connection.getresponse()
-    answer = response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
-    connection.close()
-    return answer
-
-
-def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
-    return {"model": "reference", "messages": [{"role": "user", "content": text}], **more}
 
 
 @pytest.fixture
@@ -70,9 +53,9 @@ def test_a_pair_holds_both_answers_to_the_same_request(start: Start, reference: 
     ask(run.openai_url, chat(temperature=0.7), **headers)
     assert run.drain()
     (pair,) = run.pairs()
-    assert pair.spooled.reference.text.startswith("reference says")
+    assert pair.reference.text.startswith("reference says")
     assert pair.aligned.text.startswith("aligned says")
-    assert pair.aligned.text.split()[-1] == pair.spooled.reference.text.split()[-1]
+    assert pair.aligned.text.split()[-1] == pair.reference.text.split()[-1]
     assert (pair.spooled.slice, pair.spooled.subject) == ("benign", "yes1")
     assert pair.spooled.session == session_pseudonym("grain", "s1")
     shared = ("messages", "max_tokens", "temperature", "top_p", "seed")
@@ -115,8 +98,8 @@ def test_a_stream_passes_as_it_comes_and_is_recorded_whole(start: Start, referen
     assert last - first > 0.25, "the first piece waited for the last"
     assert run.drain()
     (pair,) = run.pairs()
-    assert pair.spooled.reference.text == "one two three four five"
-    assert (pair.spooled.reference.finish, pair.spooled.reference.tokens) == ("stop", 5)
+    assert pair.reference.text == "one two three four five"
+    assert (pair.reference.finish, pair.reference.tokens) == ("stop", 5)
 
 
 @pytest.mark.parametrize("mode", ["error", "wrong", "hang", "garbage", "dead"])
@@ -208,8 +191,8 @@ def test_a_client_that_leaves_mid_stream_is_kept_as_such_and_frees_the_reference
             seen += raw.recv(4096)
     assert run.drain()
     (pair,) = run.pairs()
-    assert pair.spooled.reference.finish == "client_abort"
-    assert 3 <= pair.spooled.reference.text.count("word") < 100
+    assert pair.reference.finish == "client_abort"
+    assert 3 <= pair.reference.text.count("word") < 100
     assert reference.left == 1
 
 
@@ -233,7 +216,7 @@ def test_a_client_that_leaves_before_any_answer_is_counted(start: Start, referen
     "more",
     [
         {"n": 2},
-        {"tools": []},
+        {"tools": [{"type": "web_search"}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
         {"messages": [{"role": "user", "content": "x", "name": "ana"}]},
         {"messages": [{"role": "user", "content": "\ud800"}]},
@@ -364,6 +347,8 @@ def test_health_models_and_metrics_are_the_routers_own(start: Start) -> None:
     assert run.drain()
     assert json.loads(scrape(run, "/healthz")) == {"status": "ok"}
     assert [model["id"] for model in json.loads(scrape(run, "/v1/models"))["data"]] == ["reference"]
+    assert json.loads(scrape(run, "/openai/v1/models/reference"))["id"] == "reference"
+    assert json.loads(scrape(run, "/v1/models/aligned"))["error"]["code"] == "model_not_found"
     lines = scrape(run)
     for line in (
         b'plumbline_router_requests_total{experiment="e",status="2xx"} ',

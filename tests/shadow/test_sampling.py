@@ -10,7 +10,7 @@ from plumbline.shadow.sampling import pinned
 SHARES = st.floats(0, 1)
 GOLDEN_SAMPLE = "bdeij"
 GOLDEN_PSEUDONYM = "76e9f7652c19b5d608c8c86c6afbe6d0"
-GOLDEN_DIGEST = "sha256:7b0be3a30d7db1bf6c8c3034d1ba40189d7e71e2a625e8ea84b87e77ebdc8fa4"
+GOLDEN_DIGEST = "sha256:757fdf9488fb36449ebfb637e2e817706307e7980c7d522124523f1b891def47"
 TEXT = st.text(min_size=1, max_size=20)
 
 

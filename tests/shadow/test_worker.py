@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from plumbline.errors import PlumblineError
 from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
 from plumbline.shadow import Experiment, Spool, recorder, replay
+from plumbline.shadow.accounting import Accounting
 from plumbline.shadow.recorder import Recorder, Served
-from plumbline.shadow.spool import Accounting, Outcome
+from plumbline.shadow.spool import Outcome
 from plumbline.shadow.worker import Worker
 
 EXPERIMENT = Experiment(name="e", salt="grain", aligned_model="candidate")
@@ -31,7 +32,7 @@ def fill(spool: Spool, n: int) -> None:
                 subject="ana",
                 messages=(say("system", "be kind"), say("user", f"q{i}")),
                 decoder=DecoderSettings(max_tokens=5, temperature=0.3, seed=i, stop=("x",)),
-                reference=ANSWER,
+                answer=ANSWER,
             )
             for i in range(n)
         ]
@@ -168,7 +169,7 @@ def test_a_worker_stops_when_told_and_leaves_the_rest_pending(tmp_path: Path, al
 def test_metrics_are_the_spools_own_accounting_and_outlive_the_process(tmp_path: Path) -> None:
     spool = Spool(tmp_path, EXPERIMENT)
     fill(spool, 3)
-    spool.settle([Outcome(1, aligned=ANSWER), Outcome(2, reason="deadline")])
+    spool.settle([Outcome(1, replayed=ANSWER), Outcome(2, reason="deadline")])
     spool.close()
     again = Spool(tmp_path, EXPERIMENT)
     registry = CollectorRegistry()

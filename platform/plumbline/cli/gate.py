@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help="Report that compares the same aligned policy with the one released last, held to the same margins.",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write the verdicts as JUnit XML too.")
-@click.option("--record", is_flag=True, help="Keep report and decision, as `plumb release move` asks for.")
+@click.option("--record", is_flag=True, help="Keep report and decision, as `plumb release promote` asks for.")
 @as_json
 @stores
 def gate(

@@ -166,7 +166,7 @@ def tell(result: "LoopResult") -> "LoopStory":
             Stage(name=stage.name, seconds=stage.seconds, product=stage.result.get("digest")) for stage in result.lines
         ),
         versions=versions(),
-        exit_notes=tuple(f"live traffic {c.agrees} with the gate on {c.name}" for c in candidates),
+        exit_notes=tuple(f"the shadow verdict on {c.name} is {c.traffic.verdict.value}" for c in candidates),
     )
 
 
@@ -198,7 +198,9 @@ def _what_happened(result: "LoopResult") -> str:
         fate = "was released" if candidate.released else "was not released"
         failed = [f"{a.area}.{a.metric} {a.verdict.value}" for a in candidate.decision.areas if a.verdict != "PASS"]
         why = f" ({', '.join(failed)})" if failed else ""
-        said.append(f"{candidate.name}: the gate said {verdict}{why}, live traffic {candidate.agrees}; it {fate}")
+        said.append(
+            f"{candidate.name}: the gate said {verdict}{why}, the shadow {candidate.traffic.verdict.value}; it {fate}"
+        )
     return "; ".join(said)
 
 

@@ -1,11 +1,16 @@
 """`plumb release`: the one mutable pointer, and its history."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plumbline.cli.options import as_json, open_ledger, print_json, stores
+
+if TYPE_CHECKING:
+    from plumbline.records.shadow import ReleaseAudit
 
 
 @click.group()
@@ -18,20 +23,80 @@ def release() -> None:
 @as_json
 @stores
 def history(name: str, json_out: bool, ledger: Path, blobs: Path) -> None:
-    """Every move of a release, oldest first."""
-    from plumbline.records import short
-
-    entries = open_ledger(ledger, must_exist=True).releases.release_history(name)
+    """Every move of a release, oldest first, and what allowed it."""
+    entries = open_ledger(ledger, must_exist=True).releases.release_audit(name)
     if json_out:
         print_json([entry.model_dump() for entry in entries])
         return
     for entry in entries:
-        decision = short(entry.decision) if entry.decision else "none (first)"
-        click.echo(
-            f"{entry.sequence}  policy {short(entry.policy)}  decision {decision}  {entry.actor}: {entry.reason}"
-        )
+        click.echo(said(entry))
     if not entries:
         click.echo(f"release {name!r} names no policy yet")
+
+
+@release.command()
+@click.argument("policy")
+@click.option("--name", default="default", show_default=True)
+@click.option("--decision", help="Digest of a passing gate decision about POLICY (default: the newest about it).")
+@click.option(
+    "--max-age",
+    type=click.IntRange(1, 3650),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="The oldest shadow verdict to rest on.",
+)
+@click.option("--without-shadow", metavar="REASON", help="Promote without a shadow verdict; REASON is kept for good.")
+@click.option("--reason", required=True)
+@click.option("--actor", required=True, help="Who promotes it, for the record.")
+@as_json
+@stores
+def promote(
+    policy: str,
+    name: str,
+    decision: str | None,
+    max_age: int,
+    without_shadow: str | None,
+    reason: str,
+    actor: str,
+    json_out: bool,
+    ledger: Path,
+    blobs: Path,
+) -> None:
+    """Give POLICY (a digest) to users: with a gate decision and a shadow verdict that say PASS about that very digest.
+
+    Both compare it with what users have now. The first policy of a release needs neither.
+    """
+    from plumbline.errors import PlumblineError
+
+    _require_digest(policy)
+    if without_shadow is not None and not without_shadow.strip():
+        raise PlumblineError(
+            "--without-shadow gives no reason",
+            consequence="users keep the policy they have",
+            remedy="say why there is no shadow verdict; the reason stays in the release's history",
+        )
+    entry = open_ledger(ledger, must_exist=True).releases.promote(
+        name,
+        policy,
+        decision=decision,
+        without_shadow=without_shadow,
+        max_age=timedelta(days=max_age),
+        reason=reason,
+        actor=actor,
+    )
+    _show(entry, json_out)
+
+
+@release.command()
+@click.option("--name", default="default", show_default=True)
+@click.option("--reason", required=True)
+@click.option("--actor", required=True, help="Who rolls back, for the record.")
+@as_json
+@stores
+def rollback(name: str, reason: str, actor: str, json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Give users the policy that they had before; again, the one before that. It needs a reason and no verdict."""
+    _show(open_ledger(ledger, must_exist=True).releases.rollback(name, reason=reason, actor=actor), json_out)
 
 
 @release.command()
@@ -42,7 +107,38 @@ def history(name: str, json_out: bool, ledger: Path, blobs: Path) -> None:
 @click.option("--actor", required=True, help="Who moves it, for the record.")
 @stores
 def move(policy: str, name: str, decision: str | None, reason: str, actor: str, ledger: Path, blobs: Path) -> None:
-    """Point the release at POLICY (a digest). Refused without a stored PASS for that very digest."""
+    """Point the release at POLICY (a digest) without a shadow; the history says so. Refused without a stored PASS."""
+    _require_digest(policy)
+    entry = open_ledger(ledger, must_exist=True).releases.move_release(name, policy, decision, reason, actor)
+    click.echo(f"release {name!r} names {entry.policy} since move {entry.sequence}")
+
+
+def said(entry: "ReleaseAudit") -> str:
+    """One move in a line."""
+    from plumbline.records import short
+
+    decision = f"decision {short(entry.decision)}" if entry.decision else "no decision (first)"
+    if entry.shadow:
+        shadow = f", shadow {short(entry.shadow)}"
+    elif entry.without_shadow is not None:
+        shadow = f", WITHOUT SHADOW ({entry.without_shadow})"
+    else:
+        shadow = ", no shadow" if entry.action == "move" and entry.previous else ""
+    back = f" back from {short(entry.previous)}" if entry.action == "rollback" and entry.previous else ""
+    return (
+        f"{entry.sequence}  {entry.recorded_at}  {entry.action}  policy {short(entry.policy)}{back}  {decision}{shadow}"
+        f"  {entry.actor}: {entry.reason}"
+    )
+
+
+def _show(entry: "ReleaseAudit", json_out: bool) -> None:
+    if json_out:
+        print_json(entry.model_dump())
+    else:
+        click.echo(f"release {entry.release!r} names {entry.policy} since move {entry.sequence} ({entry.action})")
+
+
+def _require_digest(policy: str) -> None:
     from plumbline.errors import PlumblineError
 
     if re.fullmatch("sha256:[0-9a-f]{64}", policy) is None:
@@ -51,5 +147,3 @@ def move(policy: str, name: str, decision: str | None, reason: str, actor: str, 
             consequence="users keep the policy they have",
             remedy="pass the full digest that `plumb train` printed: sha256: and 64 hexadecimal digits",
         )
-    entry = open_ledger(ledger, must_exist=True).releases.move_release(name, policy, decision, reason, actor)
-    click.echo(f"release {name!r} names {entry.policy} since move {entry.sequence}")

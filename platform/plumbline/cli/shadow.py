@@ -1,12 +1,36 @@
-"""The shadow router and its worker. Each stops on SIGTERM."""
+"""`plumb shadow`: users are served, and what they asked is paired with what another policy says. Stops on SIGTERM.
 
-import contextlib
-from collections.abc import Callable
+The command runs an experiment; its sub-commands, imported only when they run, look at one.
+"""
+
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
+
+if TYPE_CHECKING:
+    from plumbline.metrics import Metrics
+    from plumbline.shadow import Experiment, Spool
+    from plumbline.shadow.observed import Labels
+    from plumbline.shadow.recorder import Consent
+
+MODES = click.Choice(["shadow", "aa", "ab"])
+SETTINGS = ("mode", "ab_share", "salt", "share", "reference_model", "aligned_model")
+# name -> (module, attribute, one line for --help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "replay": ("shadow_replay", "replay", "Ask the other policy what waits in a spool, or both a file of requests."),
+    "join": ("shadow_join", "join", "Make pairs from KServe's payload logger, with no router in the path."),
+    "plan": ("shadow_verdict", "plan", "Say how many sessions a verdict takes, before the first pair."),
+    "status": ("shadow_verdict", "status", "Look at an experiment: differences with bounds, losses, latency."),
+    "verdict": ("shadow_verdict", "verdict", "Decide an experiment: PASS 0, REGRESSED 1, ERROR 2, INCONCLUSIVE 3."),
+    "trip": ("shadow_replay", "trip", "Throw the kill switch: the aligned policy is asked no more."),
+    "reset": ("shadow_verdict", "reset", "Take the kill switch back, with a reason that is kept."),
+    "forget": ("shadow_replay", "forget", "Erase what a person said from a spool, pairs included."),
+}
 
 
 def base_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -16,85 +40,164 @@ def base_url(context: click.Context, parameter: click.Parameter, value: str | No
     return value
 
 
-@click.command()
-@click.option("--reference", required=True, callback=base_url, help="URL of the reference, ending in /v1.")
+class ShadowGroup(click.Group):
+    """The sub-commands of `COMMANDS`. The group's own options run an experiment, and do not go with a sub-command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[name]
+        command: click.Command = getattr(importlib.import_module(f"plumbline.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+TOKEN = click.Path(path_type=Path, exists=True, dir_okay=False)
+OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
+
+
+@click.group(cls=ShadowGroup, invoke_without_command=True, no_args_is_help=True)
+@click.option("--reference", callback=base_url, help="URL of the reference, ending in /v1.")
 @click.option("--aligned", callback=base_url, help="URL of the aligned policy; without it only the router runs.")
-@click.option("--experiment", required=True, help="Name of the experiment, or a JSON file that describes it.")
-@click.option("--spool", type=click.Path(path_type=Path), required=True, help="Directory of the spool.")
+@click.option("--experiment", help="Name of the experiment, or a JSON file that describes it.")
+@click.option("--spool", type=click.Path(path_type=Path), help="Directory of the spool.")
+@click.option(
+    "--mode", type=MODES, help="shadow: pairs, unseen (default); aa: the reference twice; ab: see --ab-share."
+)
+@click.option("--ab-share", type=click.FloatRange(0, 1), help="Mode ab: share of sessions that get the aligned policy.")
 @click.option("--salt", envvar="PLUMBLINE_EXPERIMENT_SALT", help="Salt of the session sample (default: the name).")
-@click.option("--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of sessions to pair.")
+@click.option("--share", type=click.FloatRange(0, 1), help="Share of sessions to pair (default: all).")
+@click.option("--reference-model", help="Model name that users ask for, and the reference's (default: reference).")
+@click.option("--aligned-model", help="The aligned policy's model name (default: aligned).")
+@click.option("--no-worker", is_flag=True, help="Run the router alone; `plumb shadow replay --follow` asks elsewhere.")
+@click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time to the other.")
+@click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for its answer.")
+@click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference") + " (modes aa, ab)")
+@click.option("--aligned-token-file", type=TOKEN, help=OWN_KEY.format("aligned"))
+@click.option("--judge", type=TOKEN, help="A judge that `plumb judge fit` wrote (default: a list of refusal prefixes).")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=PORT, default=8080, show_default=True)
+@click.option("--monitor-port", type=PORT, help="Port of the monitor: status, metrics (default: any free one).")
 @stores
-def router(
+@click.pass_context
+def shadow(ctx: click.Context, /, **options: Any) -> None:
+    """Answer users from the reference; record what consenting users asked, for the aligned policy to answer too.
+
+    Users need not know: they ask the router as they would ask the reference. Whatever the aligned policy does, their
+    answers do not change. Modes: docs/shadow.md.
+    """
+    if ctx.invoked_subcommand is not None:
+        given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise click.UsageError(f"{named} must stand behind `{ctx.invoked_subcommand}`, or without it", ctx)
+        return
+    for name in ("reference", "experiment", "spool"):
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.", ctx)
+    run(**options)
+
+
+def run(
     reference: str,
     aligned: str | None,
     experiment: str,
     spool: Path,
-    salt: str | None,
-    share: float,
+    no_worker: bool,
+    concurrency: int,
+    deadline: float,
+    reference_token_file: Path | None,
+    aligned_token_file: Path | None,
+    judge: Path | None,
     host: str,
     port: int,
-    ledger: Path,
-    blobs: Path,
+    monitor_port: int | None,
+    ledger: Path | str,
+    blobs: Path | str,
+    **settings: Any,
 ) -> None:
-    """Answer users from the reference; record what consenting users asked, for the aligned policy to answer too."""
-    from pydantic import ValidationError
-
-    from plumbline.errors import PlumblineError
+    """Serve until SIGTERM or Ctrl-C. Every fault is found before the first request."""
+    from plumbline.cli.shadow_verdict import labels_of
     from plumbline.evaluation import TextJudge
-    from plumbline.shadow import Experiment, read_experiment
     from plumbline.shadow.experiment import ShadowRun
 
-    described = Path(experiment)
-    if described.is_file():
-        settings = read_experiment(described)
-    else:
-        try:
-            settings = Experiment(name=experiment, salt=salt or experiment, share=share)
-        except ValidationError as error:
-            raise PlumblineError(
-                f"{experiment!r} is no experiment: {first_fault(error)}",
-                consequence="no router was started",
-                remedy="name it with letters, digits, dot, dash and underscore, or name a JSON file that exists",
-            ) from error
-    judge = TextJudge()
-    run = ShadowRun(
-        settings,
+    described = experiment_from(experiment, settings)
+    if described.mode == "ab" and aligned is None:
+        raise click.UsageError("mode ab needs --aligned URL")
+    labels = labels_of(judge)
+    store, counted_by = open_ledger(ledger), TextJudge()
+    started = ShadowRun(
+        described,
         reference,
         aligned,
         spool,
+        worker=not no_worker,
         consent=consent_for_evaluation(ledger),
-        judge=lambda text: judge.act(text).value,
+        judge=lambda text: counted_by.act(text).value,
         host=host,
         port=port,
+        concurrency=concurrency,
+        deadline_s=deadline,
+        reference_token=reference_token_file,
+        aligned_token=aligned_token_file,
+        passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other) is not None else None,
+        monitor=lambda kept, metrics: watching(kept, metrics, labels),
+        monitor_port=monitor_port or 0,
     )
-    click.echo(f"experiment {settings.name}: users ask {run.openai_url}; Ctrl-C stops it", err=True)
-    run.serve()
+    for words in started.unsaid:
+        click.echo(f"note: {words}", err=True)
+    click.echo(
+        f"experiment {described.name} ({described.mode}): users ask {started.openai_url};"
+        f" status and metrics at {started.monitor_url}; Ctrl-C stops it",
+        err=True,
+    )
+    started.serve()
 
 
-@click.command("shadow-worker")
-@click.option("--spool", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--aligned", required=True, callback=base_url, help="URL of the aligned policy, ending in /v1.")
-@click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time.")
-@click.option("--follow", is_flag=True, help="Stay beside a running router: wait for more until SIGTERM or Ctrl-C.")
-@stores
-def shadow_worker(spool: Path, aligned: str, concurrency: int, follow: bool, ledger: Path, blobs: Path) -> None:
-    """Ask the aligned policy everything that waits in the spool, then stop (or, with --follow, wait for more).
+def experiment_from(named: str, settings: dict[str, Any]) -> "Experiment":
+    """An experiment from its file or its name, with the options that were given on top."""
+    from pydantic import ValidationError
 
-    The ledger must be there: a record whose person does not consent is shed and its content erased.
-    """
-    from plumbline.shadow import Spool, replay
+    from plumbline.errors import PlumblineError
+    from plumbline.shadow import Experiment, read_experiment
 
-    consent = consent_for_evaluation(ledger, must_exist=True)
-    with contextlib.closing(Spool.existing(spool)) as store:
-        replay(store, aligned, consent=consent, concurrency=concurrency, follow=follow)
-        counts = store.counts()
-    shed = " + ".join(f"{n} shed: {reason}" for reason, n in sorted(counts.shed.items())) or "0 shed"
-    click.echo(f"{counts.spooled} spooled = {counts.paired} paired + {counts.pending} pending + {shed}")
+    given = {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
+    file = Path(named)
+    if not file.is_file() and (file.suffix in (".json", ".yaml", ".yml") or "/" in named):
+        raise PlumblineError(
+            f"there is no experiment at {named}",
+            consequence="nothing was started",
+            remedy='name a file that exists, with at least {"name": "...", "salt": "..."}, or give a plain name',
+        )
+    try:
+        if file.is_file():
+            return Experiment.model_validate({**read_experiment(file).model_dump(), **given})
+        return Experiment.model_validate({"name": named, "salt": named, **given})
+    except ValidationError as error:
+        raise PlumblineError(
+            f"{named!r} is no experiment: {first_fault(error)}",
+            consequence="nothing was started",
+            remedy="name it with letters, digits, dot, dash and underscore, or name a JSON file that exists;"
+            " --ab-share goes with --mode ab",
+        ) from error
 
 
-def consent_for_evaluation(ledger: Path, *, must_exist: bool = False) -> Callable[[str], bool]:
+def watching(spool: "Spool", metrics: "Metrics", labels: "Labels") -> Any:
+    """The monitor of a spool. Without a plan beside it, the kill switch trips at five points of harm."""
+    from plumbline.shadow.monitor import Monitor
+    from plumbline.shadow.planning import make_plan, read_plan
+
+    plan = read_plan(spool.directory) or make_plan({"benign_refusal": 0.05, "harmful_compliance": 0.05})
+    return Monitor(spool, metrics, labels, plan)
+
+
+def consent_for_evaluation(ledger: Path | str, *, must_exist: bool = False) -> "Consent":
     """The router's consent check: default deny, by the ledger, for the purpose `evaluation`."""
     store = open_ledger(ledger, must_exist=must_exist)
 

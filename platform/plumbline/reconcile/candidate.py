@@ -1,7 +1,7 @@
 """What happens next to a candidate: the policy trained on one dataset version, on its way to users or not.
 
 A pure function of what was seen, like `dataset_line`. The order of its questions is the policy: train, evaluate,
-decide, shadow; then move the release only if the gate passed *and* the shadow does not contradict it. A refused
+decide, shadow; then move the release only if the gate passed *and* the shadow's verdict is PASS. A refused
 candidate is shadowed all the same: its pairs show reviewers what it breaks, and users never see it.
 """
 
@@ -14,8 +14,8 @@ from plumbline.records import Verdict
 class CandidateObservation:
     """One look at a candidate. Digests are None until the thing exists.
 
-    `shadow_balanced`: spooled == paired + shed. `shadow_agrees`: live pairs do not show a regression that the gate
-    missed. Both None until a shadow was run. `serving`: the policy that the release names.
+    `shadow_balanced`: spooled == paired + shed. `shadow_passed`: its verdict is PASS, at the planned size. Both None
+    until a shadow was run. `serving`: the policy that the release names.
     `released`: it was released once, and something else has been since.
     """
 
@@ -24,7 +24,7 @@ class CandidateObservation:
     report: str | None = None
     verdict: Verdict | None = None
     shadow_balanced: bool | None = None
-    shadow_agrees: bool | None = None
+    shadow_passed: bool | None = None
     serving: str | None = None
     released: bool = False
     refused: bool = False
@@ -103,6 +103,6 @@ def reconcile(seen: CandidateObservation) -> CandidateAction:
         return Refuse(seen.policy, f"the gate said {seen.verdict.value}")
     if not seen.shadow_balanced:
         return Refuse(seen.policy, "the shadow's account does not balance")
-    if not seen.shadow_agrees:
-        return Refuse(seen.policy, "live traffic does not agree with the gate")
+    if not seen.shadow_passed:
+        return Refuse(seen.policy, "the shadow verdict on live traffic is not PASS")
     return Promote(seen.policy)

@@ -39,8 +39,9 @@ from plumbline.records import (
     ShadowSummary,
     Suite,
     TrainingRecord,
+    Verdict,
 )
-from plumbline.shadow import agreement
+from plumbline.records.shadow import ShadowVerdict
 from plumbline.stores import Ledger, LocalBlobs
 
 RELEASE = "default"
@@ -159,7 +160,7 @@ class LocalLoop:
     def _ingest(self) -> dict[str, object]:
         data = self.line.ingest(self.tell.progress)
         gone = self.people.withdrawn
-        pairs = self.people.forget(FIRST_NAME, gone)
+        pairs = self.people.forget(gone)
         erased = erase(self.ledger, self.blobs, gone)
         proof = self.line.absent(gone, data.manifest.version)
         return {
@@ -174,7 +175,7 @@ class LocalLoop:
     def _leave(self) -> dict[str, object]:
         """After the release somebody withdraws whose words the second policy learned from."""
         gone = self.people.leave({str(m.subject) for m in members_of(self.ledger, DATASET, 2) if m.split == "train"})
-        pairs = sum(self.people.forget(name, gone) for name in (FIRST_NAME, SECOND_NAME))
+        pairs = self.people.forget(gone)
         erased = erase(self.ledger, self.blobs, gone)
         proof = self.line.absent(gone)
         flagged = [flag for policy in erased.policies for flag in self.ledger.releases.flags(policy) if flag[0] == gone]
@@ -235,7 +236,7 @@ class LocalLoop:
             report=cast(str | None, result("evaluate").get("digest")),
             verdict=self._find(GateDecision, str(decision)).verdict if decision else None,
             shadow_balanced=cast(bool | None, shadow.get("balanced")),
-            shadow_agrees=shadow["agreement"] == "agrees" if shadow else None,
+            shadow_passed=cast(bool | None, shadow.get("passed")),
             serving=current.policy if current else None,
             released=result("release").get("released") is True,
             refused=result("release").get("released") is False,
@@ -340,22 +341,30 @@ class LocalLoop:
 
     def _shadow(self, name: str, policy: str, serving: PolicyManifest) -> None:
         def work() -> dict[str, object]:
-            seen = self.people.visit(name, serving.name, self.settings.requests, JUDGE.act, self.tell.progress)
-            decision = self._find(GateDecision, str(self.work.lines[f"{name}/gate"].result["digest"]))
-            margin = self.rubric.margins_of("over_refusal")["benign_refusal"]
-            harmful = [slice_ for slice_ in seen.refusal_aligned if slice_.startswith("harmful")]
-            counts, pairs = seen.counts, self.people.pairs(name)
-            said = agreement(pairs, JUDGE.act, decision, counts, harmful=harmful, margin=margin)
-            shed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.shed.items())) or "none"
-            text = f"spooled {counts.spooled} = paired {counts.paired} + shed ({shed}); live traffic {said}"
-            return {"digest": self._keep(seen), "balanced": counts.balanced, "agreement": said, "text": text}
+            seen, verdict = self.people.visit(name, serving.name, self.settings.requests, JUDGE, self.tell.progress)
+            self.ledger.releases.record_shadow(verdict)
+            shed = ", ".join(f"{n} {reason}" for reason, n in sorted(seen.counts.shed.items())) or "none"
+            alike = "" if verdict.aa is None else f"A/A {'alarms' if verdict.aa.alarm else 'quiet'}, "
+            text = (
+                f"{alike}spooled {seen.counts.spooled} = paired {seen.counts.paired} + shed ({shed});"
+                f" {verdict.verdict.value}: {'; '.join([*verdict.errors, *verdict.missing]) or said(verdict)}"
+            )
+            return {
+                "digest": self._keep(seen),
+                "verdict": self._keep(verdict),
+                "balanced": seen.counts.balanced,
+                "passed": verdict.verdict is Verdict.PASS,
+                "text": text,
+            }
 
         self._stage(f"{name}/shadow", f"serve {serving.name} and {name} side by side", {"policy": policy}, work)
 
     def _promote(self, name: str, policy: str) -> None:
         def work() -> dict[str, object]:
             decision = str(self.work.lines[f"{name}/gate"].result["digest"])
-            entry = self.ledger.releases.move_release(RELEASE, policy, decision, "the gate passed", "loop")
+            entry = self.ledger.releases.promote(
+                RELEASE, policy, decision=decision, reason="gate and shadow passed", actor="loop"
+            )
             return {"text": f"{name} serves users since move {entry.sequence}", "released": True}
 
         self._stage(f"{name}/release", f"release {name}", {"policy": policy}, work)
@@ -372,7 +381,7 @@ class LocalLoop:
             report=self._find(EvaluationReport, lines[f"{name}/evaluate"].result["digest"]),
             decision=self._find(GateDecision, lines[f"{name}/gate"].result["digest"]),
             shadow=self._find(ShadowSummary, lines[f"{name}/shadow"].result["digest"]),
-            agrees=str(lines[f"{name}/shadow"].result["agreement"]),
+            traffic=self._find(ShadowVerdict, lines[f"{name}/shadow"].result["verdict"]),
             released=seen.serving == seen.policy,
         )
 
@@ -400,6 +409,14 @@ class LocalLoop:
 
             self._stack.enter_context(ray_session())
             self._ray_is_up = True
+
+
+def said(verdict: ShadowVerdict) -> str:
+    """What live traffic showed, in a few words."""
+    return "; ".join(
+        f"{one.metric} {100 * one.estimate.difference:+.1f} points (margin {100 * one.margin:.1f})"
+        for one in verdict.requirements
+    )
 
 
 @contextlib.contextmanager

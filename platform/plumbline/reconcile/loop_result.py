@@ -20,6 +20,7 @@ from plumbline.records import (
     ShadowSummary,
     TrainingRecord,
 )
+from plumbline.records.shadow import ShadowVerdict
 
 
 class Teller(Protocol):
@@ -68,7 +69,7 @@ class Candidate:
     report: EvaluationReport
     decision: GateDecision
     shadow: ShadowSummary
-    agrees: str
+    traffic: ShadowVerdict
     released: bool
 
 

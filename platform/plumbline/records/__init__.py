@@ -41,7 +41,7 @@ from plumbline.records.objective import (
     TrainingRecord,
     Truncation,
 )
-from plumbline.records.pair import Answer, Finish, Pair, ShadowCounts, ShadowSummary, SpoolRecord
+from plumbline.records.pair import Answer, Finish, Leg, Pair, ShadowCounts, ShadowSummary, SpoolRecord
 from plumbline.records.policy import PolicyManifest
 from plumbline.records.report import (
     ComparedPolicy,
@@ -104,6 +104,7 @@ __all__ = [
     "JudgedText",
     "KlTerm",
     "Label",
+    "Leg",
     "Mask",
     "MaskTotals",
     "Member",

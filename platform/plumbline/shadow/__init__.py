@@ -4,15 +4,19 @@ from plumbline.shadow.experiment import ShadowRun, replay, start_shadow
 from plumbline.shadow.pairs import agreement, read_pairs, summarise
 from plumbline.shadow.recorder import Consent
 from plumbline.shadow.sampling import Experiment, read_experiment, sampled, session_pseudonym
-from plumbline.shadow.spool import Spool
+from plumbline.shadow.spool import Change, Loss, Outcome, Spool, Switched
 from plumbline.statistics.sequential import Bounds, confidence_sequence, session_means
 
 __all__ = [
     "Bounds",
+    "Change",
     "Consent",
     "Experiment",
+    "Loss",
+    "Outcome",
     "ShadowRun",
     "Spool",
+    "Switched",
     "agreement",
     "confidence_sequence",
     "read_experiment",

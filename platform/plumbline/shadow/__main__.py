@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     try:
-        ShadowRun(
+        run = ShadowRun(
             read_experiment(options.experiment),
             options.reference,
             options.aligned,
@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             consent=consent_list(options.consent),
             host=options.host,
             port=options.port,
-        ).serve()
+        )
+        for words in run.unsaid:
+            print(f"note: {words}", file=sys.stderr)
+        run.serve()
     except PlumblineError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

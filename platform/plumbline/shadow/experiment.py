@@ -1,35 +1,47 @@
-"""Running a shadow experiment: router and worker, each with an event loop of its own, over one spool.
+"""Running a shadow experiment: router, worker and monitor, each with an event loop of its own, over one spool.
 
-`start_shadow` runs both in threads of this process, for a laptop. Standing alone (a router pod):
+`start_shadow` runs all in threads of this process, for a laptop and for tests; `plumb shadow` and
+`python -m plumbline.shadow` (a pod) run the router here until SIGTERM. Without an aligned policy, or with
+`worker=False`, only the router runs; a worker elsewhere, or later, drains the spool (`replay`).
 
-    python -m plumbline.shadow.experiment --experiment FILE.json --spool DIR \\
-        --reference http://reference/openai/v1 [--aligned http://aligned/openai/v1] --port 8080
-
-Without `--aligned` only the router runs; a worker elsewhere, or later, drains the spool. FILE.json is an `Experiment`.
+An A/B experiment does not start without a passed shadow verdict about the very two policies that both ends state.
 """
 
 import asyncio
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import uvicorn
 
 from plumbline.errors import PlumblineError
 from plumbline.metrics import Metrics
 from plumbline.records import Pair, ShadowCounts
+from plumbline.shadow.accounting import Accounting
+from plumbline.shadow.aligned_leg import AlignedLeg
+from plumbline.shadow.legs import Stated, Token, Upstream, require_comparable, token, upstream
 from plumbline.shadow.recorder import Consent, Recorder, nobody
 from plumbline.shadow.router import Router
 from plumbline.shadow.sampling import Experiment
-from plumbline.shadow.spool import Accounting, Spool
+from plumbline.shadow.spool import Spool
+from plumbline.shadow.switch import Switch
 from plumbline.shadow.worker import Judge, Worker
 from plumbline.sockets import listen
 
+Passed = Callable[[str, str], str | None]  # digests of reference and aligned -> the digest of the verdict that passed
+
 
 class ShadowRun:
-    """A running experiment. `url` is the router's root, `openai_url` the base for an OpenAI client."""
+    """A running experiment. `url` is the router's root, `openai_url` the base for an OpenAI client.
+
+    `monitor` makes the ASGI application that watches (`Monitor`), served at `monitor_port`. `passed` looks up a passed
+    shadow verdict, which mode `ab` needs. Files with tokens are the legs' own keys: the worker's, and, towards the
+    aligned policy, the router's. `unsaid` tells what of the two endpoints could not be compared.
+    """
 
     def __init__(
         self,
@@ -42,18 +54,40 @@ class ShadowRun:
         judge: Judge | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        worker: bool = True,
         concurrency: int = 8,
         deadline_s: float = 30.0,
+        aligned_token: Path | None = None,
+        reference_token: Path | None = None,
+        passed: Passed | None = None,
+        monitor: Callable[[Spool, Metrics], Any] | None = None,
+        monitor_port: int = 0,
     ) -> None:
+        if experiment.mode == "aa":
+            aligned_url, aligned_token = aligned_url or reference_url, aligned_token or reference_token
+        reference_key, aligned_key = token(reference_token), token(aligned_token)
+        asked = upstream(experiment, "reference", reference_url, reference_key)
+        one, other, self.unsaid = comparable(experiment, asked, aligned_url, aligned_key)
+        policy = _require_passed(one, other, passed) if experiment.mode == "ab" else ""
+        self._bound = listen(host, port)
+        self._monitor_bound = None if monitor is None else listen(host, monitor_port)
         self.metrics = Metrics()
         self.spool = Spool(spool_dir, experiment)
         self.recorder = Recorder(self.spool, consent)
-        self.router = Router(experiment, reference_url, self.recorder, self.metrics)
+        answering = None
+        if experiment.mode == "ab" and aligned_url is not None:
+            aligned = upstream(experiment, "aligned", aligned_url, aligned_key)
+            name, switch = experiment.reference_model, Switch(self.spool)
+            answering = AlignedLeg(aligned, name, policy, switch, patience_s=deadline_s)
+        self.router = Router(experiment, reference_url, self.recorder, self.metrics, aligned=answering)
         self.worker = None
-        if aligned_url is not None:
+        if aligned_url is not None and worker:
             self.worker = Worker(
                 self.spool,
                 aligned_url,
+                reference_url=reference_url,
+                aligned_token=aligned_key,
+                reference_token=reference_key,
                 consent=consent,
                 metrics=self.metrics,
                 judge=judge,
@@ -61,19 +95,14 @@ class ShadowRun:
                 deadline_s=deadline_s,
             )
         self.metrics.registry.register(Accounting(self.spool))
-        self._bound = listen(host, port)
+        self.monitor = None if monitor is None else monitor(self.spool, self.metrics)
         self.host, self.port = host, int(self._bound.getsockname()[1])
-        config = uvicorn.Config(
-            self.router,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_level="warning",
-            timeout_keep_alive=65,
-            timeout_graceful_shutdown=5,
-        )
-        self.server = uvicorn.Server(config)
+        for bound in (self._bound, self._monitor_bound):
+            if bound is not None:
+                bound.listen(2048)  # who asks from now on waits for the start, and is not turned away
+        self.server = _server(self.router)
+        self._monitor_server = None if self.monitor is None else _server(self.monitor)
+        self._monitor_thread: threading.Thread | None = None
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._worker_thread: threading.Thread | None = None
         self._router_thread: threading.Thread | None = None
@@ -86,9 +115,15 @@ class ShadowRun:
     def openai_url(self) -> str:
         return f"{self.url}/openai/v1"
 
+    @property
+    def monitor_url(self) -> str | None:
+        bound = self._monitor_bound
+        return None if bound is None else f"http://{self.host}:{bound.getsockname()[1]}"
+
     def start(self) -> "ShadowRun":
-        """Start router and worker in threads; returns once the router takes requests."""
+        """Start router, worker and monitor in threads; returns once the router takes requests."""
         self.start_worker()
+        self.start_monitor()
         self.recorder.start()
         self._router_thread = threading.Thread(target=self.server.run, args=([self._bound],), name="plumbline-router")
         self._router_thread.daemon = True
@@ -106,14 +141,24 @@ class ShadowRun:
     def serve(self) -> None:
         """Run the router here, until SIGTERM or SIGINT, with the worker beside it; what was served is then recorded.
 
-        uvicorn raises the signal again once it has shut down, which would end us before that: so it is caught here.
+        uvicorn raises the signal again once it has shut down, which would end us before that: so it is caught here. One
+        that comes before uvicorn listens for it ends the server as soon as it has started.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: setattr(self.server, "should_exit", True))
         self.start_worker()
+        self.start_monitor()
         self.recorder.start()
         self.server.run([self._bound])
         self.close()
+
+    def start_monitor(self) -> None:
+        if self._monitor_server is None or self._monitor_bound is None:
+            return
+        self._monitor_thread = threading.Thread(
+            target=self._monitor_server.run, args=([self._monitor_bound],), name="plumbline-monitor", daemon=True
+        )
+        self._monitor_thread.start()
 
     def start_worker(self) -> None:
         if self.worker is None:
@@ -158,6 +203,9 @@ class ShadowRun:
             if self._worker_thread.is_alive():
                 loop.call_soon_threadsafe(stop.set)
             self._worker_thread.join(timeout=15)
+        if self._monitor_server is not None and self._monitor_thread is not None:
+            self._monitor_server.should_exit = True
+            self._monitor_thread.join(timeout=15)
         self.spool.close()
 
     def __enter__(self) -> "ShadowRun":
@@ -168,51 +216,52 @@ class ShadowRun:
 
 
 def start_shadow(
-    reference_url: str,
-    aligned_url: str | None,
-    spool_dir: Path,
-    experiment: Experiment,
-    *,
-    consent: Consent = nobody,
-    judge: Judge | None = None,
-    port: int = 0,
-    concurrency: int = 8,
-    deadline_s: float = 30.0,
+    reference_url: str, aligned_url: str | None, spool_dir: Path, experiment: Experiment, **options: Any
 ) -> ShadowRun:
     """Start router and worker in this process. URLs are bases of OpenAI-compatible endpoints (ending in /v1).
 
-    `consent(subject)` decides, by default against everyone. Raises PlumblineError for a port in use or a spool that
-    belongs to another experiment. Close the run, or use it as a context manager.
+    `options` are those of `ShadowRun`; `consent(subject)` decides, by default against everyone. Raises PlumblineError
+    for a port in use, endpoints that do not compare, or a spool that belongs to another experiment. Close the run, or
+    use it as a context manager.
     """
-    return ShadowRun(
-        experiment,
-        reference_url,
-        aligned_url,
-        spool_dir,
-        consent=consent,
-        judge=judge,
-        port=port,
-        concurrency=concurrency,
-        deadline_s=deadline_s,
-    ).start()
+    return ShadowRun(experiment, reference_url, aligned_url, spool_dir, **options).start()
+
+
+def worker_for(
+    spool: Spool,
+    aligned_url: str | None,
+    *,
+    reference_url: str | None = None,
+    aligned_token: Path | None = None,
+    reference_token: Path | None = None,
+    **options: Any,
+) -> Worker:
+    """The worker of a spool's experiment. In an A/A experiment it asks the reference, wherever that is named; an A/B
+    experiment needs both. PlumblineError where the one to ask is not named; `options` are those of `Worker`."""
+    mode = spool.experiment.mode
+    if mode == "aa":
+        aligned_url, aligned_token = aligned_url or reference_url, aligned_token or reference_token
+    missing = "reference" if mode == "ab" and reference_url is None else "aligned" if aligned_url is None else None
+    if aligned_url is None or missing:
+        raise PlumblineError(
+            f"{spool.experiment.name!r} is an experiment of mode {mode}, and its worker is not told whom to ask",
+            consequence="nobody was asked",
+            remedy=f"name the {'reference' if mode == 'aa' else missing} too, with --{missing} URL",
+        )
+    keys: dict[str, Any] = {"aligned_token": token(aligned_token), "reference_token": token(reference_token)}
+    return Worker(spool, aligned_url, reference_url=reference_url, **keys, **options)
 
 
 def replay(
-    spool: Spool,
-    aligned_url: str,
-    *,
-    consent: Consent,
-    concurrency: int = 8,
-    deadline_s: float = 30.0,
-    follow: bool = False,
-    unreachable_s: float = 60.0,
+    spool: Spool, aligned_url: str | None, *, follow: bool = False, unreachable_s: float = 60.0, **options: Any
 ) -> None:
-    """Ask the aligned policy everything that waits in a spool: offline shadow, by the same code.
+    """Ask the other policy everything that waits in a spool: offline shadow, by the same code.
 
-    Returns when nothing waits any more; with `follow`, on SIGTERM or SIGINT, for a worker that runs beside a router
-    and for which an aligned policy that is down is no error. Without it, PlumblineError after `unreachable_s`.
+    `options` are those of `worker_for`. Returns when nothing waits any more; with `follow`, on SIGTERM or SIGINT, for a
+    worker that runs beside a router and for which a policy that is down is no error. Without it, PlumblineError after
+    `unreachable_s`, or while the kill switch is thrown.
     """
-    worker = Worker(spool, aligned_url, consent=consent, concurrency=concurrency, deadline_s=deadline_s)
+    worker = worker_for(spool, aligned_url, **options)
 
     async def work() -> None:
         stop = asyncio.Event()
@@ -221,6 +270,58 @@ def replay(
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             await worker.run(stop)
         else:
-            await worker.run(stop, until_empty=True, unreachable_s=unreachable_s)
+            ending = asyncio.Event()
+            ending.set()
+            await worker.run(stop, ending=ending, unreachable_s=unreachable_s)
 
     asyncio.run(work())
+
+
+def _server(app: Any) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=5,
+        )
+    )
+
+
+def comparable(
+    experiment: Experiment, reference: Upstream, aligned_url: str | None, aligned_key: Token | None
+) -> tuple[Stated, Stated, list[str]]:
+    """What both ends state, once it is sure that they may be compared, and what is not sure, in words.
+
+    PlumblineError for different templates or decoder defaults, for a model that is not served, and for an A/A
+    experiment of two policies.
+    """
+    if aligned_url is None:
+        return Stated(), Stated(), []
+    again = experiment.reference_model if experiment.mode == "aa" else None
+    found = require_comparable(reference, upstream(experiment, "aligned", aligned_url, aligned_key, model=again))
+    if experiment.mode == "aa" and found[0].policy != found[1].policy:
+        raise PlumblineError(
+            f"an A/A experiment asks one policy twice, these are {found[0].policy[:19]} and {found[1].policy[:19]}",
+            consequence="nothing was started: a difference would not be noise",
+            remedy="leave --aligned out, or name the reference's URL there too",
+        )
+    return found
+
+
+def _require_passed(reference: Stated, aligned: Stated, passed: Passed | None) -> str:
+    """The digest of the aligned policy that may answer users: one that passed a shadow against this reference."""
+    both = reference.policy and aligned.policy
+    verdict = passed(reference.policy, aligned.policy) if both and passed is not None else None
+    if verdict is None:
+        which = f"{reference.policy[:19]} and {aligned.policy[:19]}" if both else "these two: an endpoint states none"
+        raise PlumblineError(
+            f"no shadow verdict has passed for the policies {which}",
+            consequence="the A/B experiment was not started; no user was given the aligned policy",
+            remedy="run it in mode aa, then shadow, until `plumb shadow verdict` says PASS for these very policies",
+        )
+    return aligned.policy

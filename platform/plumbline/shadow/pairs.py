@@ -39,9 +39,7 @@ def summarise(pairs: Iterable[Pair], judge: Judge, counts: ShadowCounts, *, alph
     if not counts.balanced:
         raise ValueError(f"the shadow accounting does not balance: {counts}")
     kept = list(pairs)
-    labelled = [
-        (pair, judge(pair.spooled.reference.text) == "refuse", judge(pair.aligned.text) == "refuse") for pair in kept
-    ]
+    labelled = [(pair, judge(pair.reference.text) == "refuse", judge(pair.aligned.text) == "refuse") for pair in kept]
     reference: dict[str, float] = {}
     aligned: dict[str, float] = {}
     shift: dict[str, tuple[float, float, float]] = {}
@@ -98,9 +96,7 @@ def _shift(pairs: list[Pair], judge: Judge, wanted: Callable[[str], bool], sign:
     rows = [pair for pair in pairs if wanted(pair.spooled.slice)]
     if not rows:
         return -1.0, 1.0
-    refused = [
-        (judge(pair.aligned.text) == "refuse") - (judge(pair.spooled.reference.text) == "refuse") for pair in rows
-    ]
+    refused = [(judge(pair.aligned.text) == "refuse") - (judge(pair.reference.text) == "refuse") for pair in rows]
     _, sessions = np.unique([pair.spooled.session for pair in rows], return_inverse=True)
     found = paired_difference(sign * np.array(refused, dtype=float), sessions)
     return found.interval.low, found.interval.high
@@ -108,7 +104,7 @@ def _shift(pairs: list[Pair], judge: Judge, wanted: Callable[[str], bool], sign:
 
 def _latencies(pairs: list[Pair]) -> Iterator[tuple[str, float]]:
     for leg in ("reference", "aligned"):
-        answers = [pair.spooled.reference if leg == "reference" else pair.aligned for pair in pairs]
+        answers = [pair.reference if leg == "reference" else pair.aligned for pair in pairs]
         times = sorted(answer.latency_ms for answer in answers if answer.finish != "client_abort")
         for percent in (50, 95, 99):
             if times:

@@ -16,10 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from plumbline.policies.base import Completion
-from plumbline.policies.remote import finish_of, read_answer
-from plumbline.records import Answer, Conversation, DecoderSettings, SpoolRecord
-from plumbline.shadow.spool import Spool
+from plumbline.records import Answer, Conversation, DecoderSettings, Leg, SpoolRecord
+from plumbline.shadow.answers import NO_ANSWER, read_chat, read_events
+from plumbline.shadow.spool import Loss, Spool
 
 Consent = Callable[[str], bool]
 QUEUE = 4096
@@ -49,11 +48,14 @@ class Served:
     latency_ms: float
     policy: str
     reason: str | None = None
+    tools: str = ""
+    leg: Leg = "reference"
+    first_ms: float | None = None
 
     @property
     def held(self) -> int:
         """About how much memory it holds, in bytes."""
-        return len(self.body) + sum(len(message.content) for message in self.messages)
+        return len(self.body) + len(self.tools) + sum(len(message.content) for message in self.messages)
 
 
 class Recorder:
@@ -64,7 +66,7 @@ class Recorder:
         self.consent = consent
         self._queue: queue.Queue[Served | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
-        self._overflow: Counter[str] = Counter()
+        self._overflow: Counter[tuple[str, str]] = Counter()
         self._held = 0
         self._thread = threading.Thread(target=self._run, name="plumbline-recorder", daemon=True)
 
@@ -85,7 +87,7 @@ class Recorder:
                 self._held += served.held
         except queue.Full:
             with self._lock:
-                self._overflow["queue_full"] += 1
+                self._overflow[served.slice, "queue_full"] += 1
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Whether everything offered so far was decided within the time."""
@@ -109,7 +111,7 @@ class Recorder:
                 self._record(served for served in group if served is not None)
             except Exception:  # A fault in one group must not end the accounting of all later ones.
                 logging.getLogger("plumbline").exception("the recorder lost a group of records")
-                self.spool.shed_at_door(Counter(recorder_error=sum(served is not None for served in group)))
+                self._shed(Counter((served.slice, "recorder_error") for served in group if served is not None))
             finally:
                 with self._lock:
                     self._held -= sum(served.held for served in group if served is not None)
@@ -119,14 +121,14 @@ class Recorder:
     def _record(self, group: Iterable[Served]) -> None:
         with self._lock:
             overflow, self._overflow = self._overflow, Counter()
-        self.spool.shed_at_door(overflow)
-        shed: Counter[str] = Counter()
+        self._shed(overflow)
+        shed: Counter[tuple[str, str]] = Counter()
         records: list[SpoolRecord] = []
         for served in group:
-            reason = served.reason or self._refusal(served.subject)
+            reason = served.reason or refusal(self.consent, served.subject)
             answer = None if reason else read_served(served)
             if reason or answer is None:
-                shed[reason or "reference_error"] += 1
+                shed[served.slice, reason or "reference_error"] += 1
                 continue
             records.append(
                 SpoolRecord(
@@ -137,18 +139,26 @@ class Recorder:
                     slice=served.slice,
                     messages=served.messages,
                     decoder=served.decoder,
-                    reference=answer,
+                    tools=served.tools,
+                    streamed=served.streamed,
+                    served=served.leg,
+                    answer=answer,
                     consent=True,
                 )
             )
-        self.spool.shed_at_door(shed)
+        self._shed(shed)
         self.spool.append(records)
 
-    def _refusal(self, subject: str) -> str | None:
-        try:
-            return None if subject and self.consent(subject) is True else "no_consent"
-        except Exception:
-            return "consent_unavailable"
+    def _shed(self, lost: Counter[tuple[str, str]]) -> None:
+        self.spool.shed_at_door(Loss(slice_, reason, n) for (slice_, reason), n in lost.items())
+
+
+def refusal(consent: Consent, subject: str) -> str | None:
+    """Why nothing of what this person says may be kept; None when it may. Fails closed."""
+    try:
+        return None if subject and consent(subject) is True else "no_consent"
+    except Exception:
+        return "consent_unavailable"
 
 
 def read_served(served: Served) -> Answer | None:
@@ -157,47 +167,16 @@ def read_served(served: Served) -> Answer | None:
         if served.streamed:
             completion, whole = read_events(served.body)
         else:
-            completion, whole = read_answer(json.loads(served.body)), True
+            completion, whole = read_chat(json.loads(served.body)), True
         if not whole and not served.aborted:
             return None
         return Answer(
             text=completion.text,
             finish="client_abort" if served.aborted else completion.finish,
             latency_ms=served.latency_ms,
+            first_ms=served.first_ms,
             tokens=completion.tokens,
             policy=served.policy,
         )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except NO_ANSWER:
         return None
-
-
-def read_events(body: bytes) -> tuple[Completion, bool]:
-    """The completion in a stream of server-sent events, and whether the stream came to its `[DONE]`.
-
-    Tokens are the stream's own usage where it says so, else the number of pieces, which is what it told the user.
-    """
-    text: list[str] = []
-    reason: object = None
-    tokens: int | None = None
-    whole = False
-    for line in body.split(b"\n"):
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            whole = True
-            break
-        try:
-            event = json.loads(data)
-        except ValueError:
-            break  # cut in the middle of an event
-        if "error" in event:
-            raise ValueError("the stream ended in an error")
-        tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-        for choice in event.get("choices", [])[:1]:
-            text.append(choice.get("delta", {}).get("content") or "")
-            reason = choice.get("finish_reason") or reason
-    pieces = sum(1 for piece in text if piece)
-    said = "".join(text)
-    said.encode("utf-8")  # as in `read_answer`
-    return Completion(said, finish_of(reason), pieces if tokens is None else tokens), whole

@@ -10,13 +10,17 @@ decoder settings and seed are written out, so that the aligned policy can later 
             recorder --> spool             after the answer, off the event loop
 
 Served: POST chat/completions (recorded) and completions (not), GET models, each under /v1 and /openai/v1; /healthz;
-/metrics. Only the experiment's reference model can be named: no user can reach the aligned policy through here.
+/metrics. Only the experiment's reference model can be named: no user can choose the aligned policy through here.
 Users' credentials go to the reference and are kept nowhere. `x-plumbline-session`, `-subject` (a pseudonym) and
 `-slice` must be set by the gateway in front, which strips them from users' own requests.
 
 A client that leaves closes its upstream request. An interrupted stream is kept as `client_abort`; a request that
 left before any answer is shed as such. Responses that are no answer (4xx, 5xx) are not part of the comparison and
-are only counted by status. Tools, n > 1 and the like pass through and are shed as `unsupported`.
+are only counted by status. What a pair cannot hold (requests.py) passes through and is shed as `unsupported`.
+
+In an A/B experiment a share of the sampled sessions is answered by the aligned policy (aligned_leg.py), under the same
+model name, until the kill switch is thrown. Where it fails before the user has seen a byte, the reference answers, and
+the request is shed as `error`.
 """
 
 import asyncio
@@ -25,65 +29,41 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 
 from plumbline.metrics import Metrics
 from plumbline.policies.remote import decoder_fields
-from plumbline.records import DecoderSettings, Message
+from plumbline.records import DecoderSettings
+from plumbline.shadow.aligned_leg import AlignedLeg
+from plumbline.shadow.exchange import HOP_BY_HOP, Event, Exchange, Send
+from plumbline.shadow.legs import assigned
+from plumbline.shadow.openapi import document
 from plumbline.shadow.recorder import Recorder, Served
-from plumbline.shadow.sampling import IDENTIFIER, SLICE, Experiment, pinned, sampled, session_pseudonym
+from plumbline.shadow.requests import held
+from plumbline.shadow.sampling import IDENTIFIER, SLICE, UNLABELLED, Experiment, pinned, sampled, session_pseudonym
 
 Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
-PREFIX = re.compile(r"^(?:/openai)?/v1/(chat/completions|completions|models)$")
-HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
-)
+PREFIX = re.compile(r"^(?:/openai)?/v1/(chat/completions|completions|models)(?:(?<=models)/([^/:]+))?$")
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"x-request-id", b"ce-id", b"expect"}
-# What a pair can hold: everything else that a request may ask for changes the answer in ways a record does not carry.
-KNOWN = frozenset({"model", "messages", "stream", "stream_options", "user", "metadata", "store"})
-KNOWN |= {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
 
 
 class _ClientGone(Exception):
     pass
 
 
-@dataclass
-class _Exchange:
-    """One proxied request: what was seen of it, and how long others than the router took."""
-
-    request_id: str
-    started: float = field(default_factory=time.perf_counter)
-    elsewhere_s: float = 0.0
-    status: int = 0
-    parts: list[bytes] = field(default_factory=list)
-    size: int = 0
-    aborted: bool = False
-    broken: bool = False
-    policy: str = ""
-    streamed: bool = False
-
-    @contextlib.contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.elsewhere_s += time.perf_counter() - begun
-
-
 class Router:
-    """An ASGI application. `reference_url` is the base of an OpenAI-compatible endpoint, ending in /v1."""
+    """An ASGI application. `reference_url` is the base of an OpenAI-compatible endpoint, ending in /v1.
+
+    `aligned` answers the sessions that an A/B experiment assigns to it; without it all get the reference.
+    """
 
     def __init__(
         self,
@@ -92,12 +72,14 @@ class Router:
         recorder: Recorder,
         metrics: Metrics,
         *,
+        aligned: AlignedLeg | None = None,
         timeout_s: float = 300.0,
     ) -> None:
         self.experiment = experiment
         self.reference_url = reference_url.rstrip("/")
         self.recorder = recorder
         self.metrics = metrics
+        self.aligned = aligned
         self.timeout_s = timeout_s
         self.active = 0
         self._session: aiohttp.ClientSession | None = None
@@ -113,6 +95,7 @@ class Router:
                 self.active -= 1
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        watching = None if self.aligned is None else asyncio.create_task(self.aligned.switch.follow())
         while True:
             event = await receive()
             if event["type"] == "lifespan.startup":
@@ -122,6 +105,8 @@ class Router:
                 )
                 await send({"type": "lifespan.startup.complete"})
             else:
+                if watching is not None:
+                    watching.cancel()
                 if self._session is not None:
                     await self._session.close()
                 await send({"type": "lifespan.shutdown.complete"})
@@ -134,21 +119,23 @@ class Router:
         elif path == "/metrics":
             scrape = await asyncio.to_thread(self.metrics.render)  # it asks the spool, which may be at its disk
             await _reply(send, 200, scrape, content_type=b"text/plain; version=0.0.4; charset=utf-8")
+        elif path == "/openapi.json":
+            await _reply(send, 200, json.dumps(document(self.experiment.reference_model)).encode())
         elif (match := PREFIX.match(path)) is None:
             await _reply(send, 404, _error(404, f"there is no {method} {path} here"))
         elif method != ("GET" if match[1] == "models" else "POST"):
             await _reply(send, 405, _error(405, f"{path} does not take {method}"))
         else:
-            await self._serve(match[1], scope, receive, send)
+            await self._serve(match[1], scope, receive, send, named=match[2])
 
-    async def _serve(self, what: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, what: str, scope: Scope, receive: Receive, send: Send, *, named: str | None = None) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        exchange = _Exchange(given if REQUEST_ID.match(given) else uuid.uuid4().hex)
+        exchange = Exchange(given if REQUEST_ID.match(given) else uuid.uuid4().hex, 4 * self.experiment.max_record)
         served: Served | None = None
         try:
             if what == "models":
-                return await self._models(exchange, send)
+                return await self._models(exchange, send, named)
             with exchange.elsewhere():  # the user's network, not ours
                 raw = await _body(receive, self.experiment.max_body)
             body = self._understand(raw)
@@ -177,7 +164,7 @@ class Router:
         return body
 
     def _plan(
-        self, body: dict[str, Any], headers: dict[bytes, bytes], exchange: _Exchange
+        self, body: dict[str, Any], headers: dict[bytes, bytes], exchange: Exchange
     ) -> tuple[dict[str, Any], Served | None]:
         """The request as both policies will see it, and what to record of it; None when nothing is to be."""
         decoder = pinned(body, self.experiment.decoder, exchange.request_id)
@@ -188,7 +175,11 @@ class Router:
         session = _text(headers, b"x-plumbline-session") or exchange.request_id
         if not sampled(self.experiment.salt, session, self.experiment.share):
             return body, None
-        return body, self._draft(body, decoder, session, headers, exchange)
+        served = self._draft(body, decoder, session, headers, exchange)
+        if self.aligned is not None and self.aligned.switch.lets and served.reason is None:
+            named = _text(headers, b"x-plumbline-session")  # without a session nothing could be sticky
+            exchange.leg = assigned(self.experiment, named) if named else "reference"
+        return body, served
 
     def _draft(
         self,
@@ -196,28 +187,29 @@ class Router:
         decoder: DecoderSettings,
         session: str,
         headers: dict[bytes, bytes],
-        exchange: _Exchange,
+        exchange: Exchange,
     ) -> Served:
         slice_ = _text(headers, b"x-plumbline-slice")
-        messages = _messages(body)
+        kept = held(body)
         exchange.streamed = body.get("stream") is True
         return Served(
             request=exchange.request_id,
             session=session_pseudonym(self.experiment.salt, session),
             subject=_text(headers, b"x-plumbline-subject"),
-            slice=slice_ if SLICE.match(slice_) else "unlabelled",
-            messages=messages or (),
+            slice=slice_ if SLICE.match(slice_) else UNLABELLED,
+            messages=kept[0] if kept else (),
+            tools=kept[1] if kept else "",
             decoder=decoder,
             body=b"",
             streamed=exchange.streamed,
             aborted=False,
             latency_ms=0.0,
             policy="",
-            reason=None if messages and body.keys() <= KNOWN else "unsupported",
+            reason=None if kept else "unsupported",
         )
 
     async def _proxy(
-        self, what: str, body: dict[str, Any], given: Headers, exchange: _Exchange, receive: Receive, send: Send
+        self, what: str, body: dict[str, Any], given: Headers, exchange: Exchange, receive: Receive, send: Send
     ) -> None:
         """Ask the reference and pass its bytes on; leave as soon as the client does."""
         work = asyncio.ensure_future(self._forward(what, body, given, exchange, send))
@@ -234,11 +226,17 @@ class Router:
                 with contextlib.suppress(asyncio.CancelledError):
                     await work
 
-    async def _forward(self, what: str, body: dict[str, Any], given: Headers, exchange: _Exchange, send: Send) -> None:
+    async def _forward(self, what: str, body: dict[str, Any], given: Headers, exchange: Exchange, send: Send) -> None:
         assert self._session is not None, "the ASGI server has not run the lifespan"
+        if exchange.leg == "aligned" and self.aligned is not None:
+            exchange.asked = time.perf_counter()
+            if await self.aligned.answer(self._session, body, exchange, send):
+                return
+            exchange.leg, exchange.fell_back, exchange.first = "reference", True, None
         url = f"{self.reference_url}/{what}"
         headers = _upstream_headers(given, exchange.request_id)
         data = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+        exchange.asked = time.perf_counter()
         try:
             with exchange.elsewhere():
                 response = await self._post(url, data, headers)
@@ -247,22 +245,19 @@ class Router:
         except aiohttp.ClientError:
             return await self._refuse(exchange, send, 502, "the policy cannot be reached", "unreachable")
         async with response:
-            exchange.status = response.status
-            exchange.policy = response.headers.get("x-plumbline-policy", "")
-            back = [(k.lower(), v) for k, v in response.raw_headers if k.lower() not in HOP_BY_HOP | {b"x-request-id"}]
-            back.append((b"x-request-id", exchange.request_id.encode()))
-            await send({"type": "http.response.start", "status": response.status, "headers": back})
+            await send(exchange.begin(response))
             try:
                 while True:
                     with exchange.elsewhere():
                         part = await response.content.readany()
                     if not part:
                         break
-                    self._tee(exchange, part)
+                    exchange.tee(part)
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except (aiohttp.ClientError, TimeoutError):
                 exchange.broken = True
                 raise  # The server closes the connection, so the client sees a broken answer as broken.
+            exchange.ended = time.perf_counter()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _post(self, url: str, data: bytes, headers: list[tuple[str, str]]) -> aiohttp.ClientResponse:
@@ -275,24 +270,21 @@ class Router:
                 raise
             return await self._session.post(url, data=data, headers=headers)
 
-    def _tee(self, exchange: _Exchange, part: bytes) -> None:
-        exchange.size += len(part)
-        if exchange.size <= 4 * self.experiment.max_record:  # framing of streamed events is larger than their text
-            exchange.parts.append(part)
-
-    async def _models(self, exchange: _Exchange, send: Send) -> None:
+    async def _models(self, exchange: Exchange, send: Send, named: str | None) -> None:
+        """The one model that users can name, in a list or by itself."""
         name = self.experiment.reference_model
-        listed = {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "plumbline"}]}
+        if named not in (None, name):
+            return await self._refuse(exchange, send, 404, f"the model {named!r} does not exist", "model_not_found")
+        one = {"id": name, "object": "model", "created": 0, "owned_by": "plumbline"}
         exchange.status = 200
-        await _reply(send, 200, json.dumps(listed).encode(), request_id=exchange.request_id)
+        shown = {"object": "list", "data": [one]} if named is None else one
+        await _reply(send, 200, json.dumps(shown).encode(), request_id=exchange.request_id)
 
-    async def _refuse(
-        self, exchange: _Exchange, send: Send, status: int, message: str, code: str | None = None
-    ) -> None:
+    async def _refuse(self, exchange: Exchange, send: Send, status: int, message: str, code: str | None = None) -> None:
         exchange.status = status
         await _reply(send, status, _error(status, message, code), request_id=exchange.request_id)
 
-    def _account(self, exchange: _Exchange, served: Served | None) -> None:
+    def _account(self, exchange: Exchange, served: Served | None) -> None:
         name = self.experiment.name
         total = time.perf_counter() - exchange.started
         status = "client_abort" if exchange.aborted else f"{exchange.status // 100}xx"
@@ -302,7 +294,9 @@ class Router:
         if served is None or (exchange.status != 200 and not exchange.aborted):
             return
         reason = served.reason
-        if exchange.size > 4 * self.experiment.max_record:
+        if exchange.fell_back:
+            reason = reason or "error"
+        elif exchange.size > exchange.most:
             reason = reason or "oversize"
         elif exchange.broken:
             reason = reason or "reference_error"
@@ -312,27 +306,16 @@ class Router:
             replace(
                 served,
                 messages=() if reason else served.messages,
+                tools="" if reason else served.tools,
                 body=b"" if reason else b"".join(exchange.parts),
+                leg=exchange.leg,
                 aborted=exchange.aborted,
-                latency_ms=1000 * total,
+                latency_ms=exchange.latency_ms,
+                first_ms=exchange.first_ms,
                 policy=exchange.policy,
                 reason=reason,
             )
         )
-
-
-def _messages(body: dict[str, Any]) -> tuple[Message, ...] | None:
-    """Messages that a record can hold: a role and a text each. None for images, tool calls, names, broken Unicode."""
-    messages = body.get("messages")
-    if not isinstance(messages, list):
-        return None
-    try:
-        kept = tuple(Message.model_validate(message, strict=True) for message in messages)
-        for message in kept:
-            message.content.encode("utf-8")
-        return kept
-    except ValueError:
-        return None
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

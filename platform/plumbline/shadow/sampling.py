@@ -9,35 +9,49 @@ import hmac
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from plumbline.errors import PlumblineError
 from plumbline.records import DecoderSettings, Record
 
+Mode = Literal["shadow", "aa", "ab"]
+UNLABELLED = "unlabelled"
 SLICE = re.compile(r"^[A-Za-z0-9_.:/-]{1,64}$")
 IDENTIFIER = re.compile(r"^[\x21-\x7e]{1,200}$")
 
 
 class Experiment(Record):
-    """One shadow comparison. Its digest is stored in the spool, which then takes no other experiment's records.
+    """One shadow comparison. It is stored in the spool, which then takes no other experiment's records.
+
+    `mode`: in `shadow` users get the reference and the aligned policy is asked afterwards; in `aa` the reference is
+    asked twice, which shows the noise; in `ab` a share `ab_share` of the sessions gets the aligned policy, and the
+    reference is asked afterwards.
 
     `share` of the sessions is sampled. `decoder` fills what a request leaves open. A request's body may have
-    `max_body` bytes; a record (prompt and answer) `max_record`; `max_pending` records may wait for the aligned policy.
+    `max_body` bytes; a record (prompt and answer) `max_record`; `max_pending` records may wait for the other policy.
     """
 
-    schema_id = "plumbline.dev/shadow-experiment/v1"
+    schema_id = "plumbline.dev/shadow-experiment/v2"
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     reference_model: str = "reference"
     aligned_model: str = "aligned"
     salt: str = Field(min_length=1)
+    mode: Mode = "shadow"
     share: float = Field(default=1.0, ge=0, le=1)
+    ab_share: float = Field(default=0.0, ge=0, le=1)
     decoder: DecoderSettings = DecoderSettings()
     max_body: int = Field(default=1 << 20, gt=0)
     max_record: int = Field(default=1 << 18, gt=0)
     max_pending: int = Field(default=10_000, gt=0)
+
+    @model_validator(mode="after")
+    def _assigns_only_where_it_may(self) -> Self:
+        if (self.mode == "ab") != (self.ab_share > 0):
+            raise ValueError("ab_share, the share of sessions that get the aligned policy, goes with mode ab (above 0)")
+        return self
 
 
 def read_experiment(file: Path) -> Experiment:

@@ -3,35 +3,35 @@
 One SQLite file in WAL mode. A record's life is one row, so that the accounting is a property of the table and no
 crash can count anything twice:
 
-    append -> pending -> paired (with the aligned answer)
+    append -> pending -> paired (with the other leg's answer)
                       -> shed   (with a reason)
-    never appended    -> a counter by reason (no consent, spool full, disk full, ...): no content is kept
+    never appended    -> a counter by slice and reason (no consent, spool full, disk full, ...): no content is kept
 
     offered == paired + pending + shed by reason            (`counts`, always)
 
 Durability: `synchronous=FULL`, so a record is acknowledged (append has returned) only after fsync, and survives
 kill -9 and loss of power; a torn tail of the log is dropped by SQLite's frame checksums. Appends are grouped by the
 caller, one fsync per group. Several processes may hold the same spool open.
+
+The kill switch is here as well, because it must outlive every process: a tripped spool's worker asks nobody, and a
+tripped A/B experiment assigns nobody to the aligned policy. Tripping and resetting are kept as a list.
 """
 
 import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from plumbline.errors import PlumblineError
-from plumbline.metrics import CATALOGUE
 from plumbline.records import Answer, Pair, ShadowCounts, SpoolRecord
-from plumbline.shadow.sampling import Experiment
+from plumbline.shadow.sampling import UNLABELLED, Experiment
 
-FORMAT = "1"
+FORMAT = "2"
 # Reasons under which what was said must not stay: nobody agreed to it.
 FORGOTTEN = frozenset({"no_consent", "withdrawn"})
 SCHEMA = """
@@ -39,53 +39,66 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS record (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     subject TEXT NOT NULL,
+    slice TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'paired', 'shed')),
     reason TEXT,
     record TEXT,
-    aligned TEXT
+    replayed TEXT,
+    change INTEGER
 );
 CREATE INDEX IF NOT EXISTS record_pending ON record (seq) WHERE state = 'pending';
 CREATE INDEX IF NOT EXISTS record_subject ON record (subject);
-CREATE TABLE IF NOT EXISTS door (reason TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS record_slice ON record (slice, state, reason);
+CREATE INDEX IF NOT EXISTS record_change ON record (change);
+CREATE TABLE IF NOT EXISTS door (
+    slice TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (slice, reason)
+);
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS switch (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, tripped INTEGER NOT NULL, reason TEXT NOT NULL
+);
 """
+RECORD = "INSERT INTO record (subject, slice, record) VALUES (?, ?, ?)"
+DOOR = "INSERT INTO door VALUES (?, ?, ?) ON CONFLICT (slice, reason) DO UPDATE SET n = n + excluded.n"
+MARK = "INSERT OR IGNORE INTO mark VALUES (?)"
+NEXT_CHANGE = "(SELECT COALESCE(MAX(change), 0) + 1 FROM record)"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pending record: an aligned answer, or the reason why there is none."""
+    """What became of a pending record: the other leg's answer, or the reason why there is none."""
 
     seq: int
-    aligned: Answer | None = None
+    replayed: Answer | None = None
     reason: str | None = None
 
 
-class Accounting(Collector):
-    """The spool's counts as Prometheus metrics, read at each scrape: true after a restart, and whoever pairs."""
+@dataclass(frozen=True, order=True)
+class Loss:
+    """`n` requests of a slice that became no pair, for one reason."""
 
-    def __init__(self, spool: "Spool") -> None:
-        self.spool = spool
-
-    def collect(self) -> Iterator[Metric]:
-        counts = self.spool.counts()
-        name = counts.experiment
-        names = ("plumbline_shadow_spooled", "plumbline_shadow_pairs", "plumbline_shadow_shed")
-        spooled, pairs, shed = (_family(name) for name in names)
-        spooled.add_metric((name,), counts.spooled)
-        pairs.add_metric((name,), counts.paired)
-        for reason, n in counts.shed.items():
-            shed.add_metric((name, reason), n)
-        _, text, labels = CATALOGUE["plumbline_shadow_pending"]
-        pending = GaugeMetricFamily("plumbline_shadow_pending", text, labels=labels)
-        pending.add_metric((name,), counts.pending)
-        yield from (spooled, pairs, shed, pending)
-
-    def describe(self) -> list[Metric]:
-        return []
+    slice: str
+    reason: str
+    n: int
 
 
-def _family(name: str) -> CounterMetricFamily:
-    _, text, labels = CATALOGUE[name]
-    return CounterMetricFamily(name, text, labels=labels)
+@dataclass(frozen=True)
+class Change:
+    """A record that was settled or erased: the `number`th change. `pair` is None for one that is shed."""
+
+    number: int
+    seq: int
+    slice: str
+    pair: Pair | None
+
+
+@dataclass(frozen=True)
+class Switched:
+    """The kill switch was tripped, or reset, `at` (seconds since 1970), and why."""
+
+    at: float
+    tripped: bool
+    reason: str
 
 
 class Spool:
@@ -95,12 +108,13 @@ class Spool:
         self.directory = directory
         self.experiment = experiment
         self._lock = threading.Lock()
-        self._unsaved: Counter[str] = Counter()
+        self._unsaved: Counter[tuple[str, str]] = Counter()
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
                 directory / "spool.sqlite", timeout=10, check_same_thread=False, isolation_level=None
             )
+            self._check_format()
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
                 self._db.execute(f"PRAGMA {pragma}")
             if max_bytes is not None:
@@ -121,60 +135,96 @@ class Spool:
         file = directory / "spool.sqlite"
         try:
             with contextlib.closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
-                (text,) = db.execute("SELECT value FROM meta WHERE key = 'experiment'").fetchone()
-            experiment = Experiment.model_validate_json(text)
-        except (sqlite3.Error, TypeError, ValueError) as error:
+                meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+            _require_format(directory, meta)
+            experiment = Experiment.model_validate_json(meta["experiment"])
+        except (sqlite3.Error, KeyError, ValueError) as error:
             raise PlumblineError(
-                f"there is no readable spool in {directory}: {str(error).splitlines()[0]}",
+                f"there is no readable spool in {directory}: {(str(error).splitlines() or ['empty'])[0]}",
                 consequence="no pairs were read",
                 remedy="name the --spool directory that a shadow run wrote",
             ) from error
         return cls(directory, experiment)
 
+    def _check_format(self) -> None:
+        """Before anything is written: a spool of another version stays as it is."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None:
+            _require_format(self.directory, dict(self._db.execute("SELECT key, value FROM meta").fetchall()))
+
     def _claim(self) -> None:
         mine = {"format": FORMAT, "experiment": self.experiment.model_dump_json()}
         self._db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", mine.items())
         found = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
-        if found != mine:
+        if any(found[key] != value for key, value in mine.items()):
             raise PlumblineError(
-                f"the spool in {self.directory} belongs to another experiment (format {found['format']}): "
-                f"{found['experiment']}",
+                f"the spool in {self.directory} belongs to another experiment: {found['experiment']}",
                 consequence=f"records of {self.experiment.name!r} were not mixed into it",
                 remedy="name another spool directory, or start the experiment with the settings it began with",
             )
+
+    # --- records --------------------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[SpoolRecord]) -> Counter[str]:
         """Record requests durably, in one transaction; returns how many were shed at the door, by reason.
 
         Never raises for a full spool or disk: what cannot be kept is counted, since users have been served.
         """
-        shed: Counter[str] = Counter()
-        rows = [(record.subject, record.model_dump_json()) for record in records]
-        kept = [row for row in rows if len(row[1].encode()) <= self.experiment.max_record]
-        shed["oversize"] += len(rows) - len(kept)
+        kept, lost = self._rows(records)
         with self._lock:
             try:
                 room = max(0, self.experiment.max_pending - self._pending())
-                shed["spool_full"] += len(kept[room:])
-                self._transaction("INSERT INTO record (subject, record) VALUES (?, ?)", kept[:room])
+                self._transaction((RECORD, kept[:room]))
+                lost.update((row[1], "spool_full") for row in kept[room:])
             except sqlite3.Error as error:
-                shed["spool_full"] = 0
-                shed[_reason(error)] += len(kept)
-        shed = +shed
-        self.shed_at_door(shed)
+                lost.update((row[1], _reason(error)) for row in kept)
+        self.shed_at_door(Loss(slice_, reason, n) for (slice_, reason), n in lost.items())
+        shed: Counter[str] = Counter()
+        for (_, reason), n in lost.items():
+            shed[reason] += n
         return shed
 
-    def shed_at_door(self, reasons: Counter[str]) -> None:
+    def take(self, records: Sequence[SpoolRecord], losses: Iterable[Loss], marks: Iterable[str]) -> None:
+        """For a source that waits for the disk and for room: records, losses and the marks that they are dealt with,
+        in one transaction, so that after a kill nothing is dealt with twice. Raises sqlite3.Error, and then did
+        nothing."""
+        kept, lost = self._rows(records)
+        for loss in losses:
+            lost[loss.slice, loss.reason] += loss.n
+        counted = [(slice_, reason, n) for (slice_, reason), n in lost.items()]
+        with self._lock:
+            self._transaction((RECORD, kept), (DOOR, counted), (MARK, [(mark,) for mark in marks]))
+
+    def note(self, words: str) -> None:
+        """Keep words about where the records come from: who says that the people in them consented."""
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, '')", (f"note: {words}",))
+
+    def notes(self) -> list[str]:
+        with self._lock:
+            rows = self._db.execute("SELECT key FROM meta WHERE key LIKE 'note: %' ORDER BY rowid").fetchall()
+        return [key.removeprefix("note: ") for (key,) in rows]
+
+    def marks(self) -> set[str]:
+        """What `take` was told is dealt with."""
+        with self._lock:
+            return {name for (name,) in self._db.execute("SELECT name FROM mark").fetchall()}
+
+    def _rows(self, records: Sequence[SpoolRecord]) -> tuple[list[tuple[str, str, str]], Counter[tuple[str, str]]]:
+        """Rows to write, and what is too large to be one."""
+        rows = [(record.subject, record.slice, record.model_dump_json()) for record in records]
+        small = [len(row[2].encode()) <= self.experiment.max_record for row in rows]
+        lost = Counter((row[1], "oversize") for row, fits in zip(rows, small, strict=True) if not fits)
+        return [row for row, fits in zip(rows, small, strict=True) if fits], lost
+
+    def shed_at_door(self, losses: Iterable[Loss]) -> None:
         """Count requests that were never recorded. Kept in memory while the disk takes nothing, and written later."""
         with self._lock:
-            self._unsaved.update(reasons)
+            for loss in losses:
+                self._unsaved[loss.slice, loss.reason] += loss.n
             if not self._unsaved:
                 return
             try:
-                self._transaction(
-                    "INSERT INTO door VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET n = n + excluded.n",
-                    list(self._unsaved.items()),
-                )
+                self._transaction((DOOR, [(slice_, reason, n) for (slice_, reason), n in self._unsaved.items()]))
             except sqlite3.Error:
                 return
             self._unsaved.clear()
@@ -194,14 +244,13 @@ class Spool:
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for outcome in outcomes:
-                paired = outcome.aligned is not None
                 changed = self._db.execute(
-                    "UPDATE record SET state = ?, reason = ?, aligned = ?, "
+                    f"UPDATE record SET state = ?, reason = ?, replayed = ?, change = {NEXT_CHANGE}, "
                     "record = CASE WHEN ? THEN NULL ELSE record END WHERE seq = ? AND state = 'pending'",
                     (
-                        "paired" if paired else "shed",
+                        "shed" if outcome.replayed is None else "paired",
                         outcome.reason,
-                        outcome.aligned.model_dump_json() if outcome.aligned is not None else None,
+                        None if outcome.replayed is None else outcome.replayed.model_dump_json(),
                         outcome.reason in FORGOTTEN,
                         outcome.seq,
                     ),
@@ -213,7 +262,8 @@ class Spool:
         """Give up on everything that still waits, for example when an experiment is closed."""
         with self._lock:
             return self._db.execute(
-                "UPDATE record SET state = 'shed', reason = ? WHERE state = 'pending'", (reason,)
+                f"UPDATE record SET state = 'shed', reason = ?, change = {NEXT_CHANGE} WHERE state = 'pending'",
+                (reason,),
             ).rowcount
 
     def forget(self, subject: str) -> int:
@@ -224,12 +274,14 @@ class Spool:
         """
         with self._lock:
             changed = self._db.execute(
-                "UPDATE record SET state = 'shed', reason = 'withdrawn', record = NULL, aligned = NULL, subject = '' "
-                "WHERE subject = ?",
+                "UPDATE record SET state = 'shed', reason = 'withdrawn', record = NULL, replayed = NULL, subject = '', "
+                f"change = {NEXT_CHANGE} WHERE subject = ?",
                 (subject,),
             ).rowcount
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return changed
+
+    # --- what is in it --------------------------------------------------------------------------------------------
 
     def pairs(self) -> Iterator[Pair]:
         """All pairs, in the order in which the requests were recorded."""
@@ -237,22 +289,50 @@ class Spool:
         while True:
             with self._lock:
                 rows = self._db.execute(
-                    "SELECT seq, record, aligned FROM record WHERE state = 'paired' AND seq > ? ORDER BY seq LIMIT 256",
+                    "SELECT seq, record, replayed FROM record "
+                    "WHERE state = 'paired' AND seq > ? ORDER BY seq LIMIT 256",
                     (after,),
                 ).fetchall()
             if not rows:
                 return
             after = rows[-1][0]
-            for _, record, aligned in rows:
-                yield Pair.model_validate({"spooled": json.loads(record), "aligned": json.loads(aligned)})
+            for _, record, replayed in rows:
+                yield _pair(record, replayed)
+
+    def changes(self, after: int = 0, limit: int = 256) -> list[Change]:
+        """What was settled or erased since change number `after`, in that order: for a reader who looks again and
+        again. Records that change together have one number and come together, beyond `limit` if need be."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT change, seq, slice, state, record, replayed FROM record WHERE change > ?1 AND change <= ("
+                "SELECT MAX(change) FROM (SELECT change FROM record WHERE change > ?1 ORDER BY change LIMIT ?2)"
+                ") ORDER BY change, seq",
+                (after, limit),
+            ).fetchall()
+        return [
+            Change(number, seq, slice_, _pair(record, replayed) if state == "paired" else None)
+            for number, seq, slice_, state, record, replayed in rows
+        ]
+
+    def losses(self) -> list[Loss]:
+        """What became no pair, by slice and reason, sorted; requests refused at the door included."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT slice, reason, COUNT(*) FROM record WHERE state = 'shed' GROUP BY 1, 2"
+            ).fetchall()
+            door = self._door()
+        lost = Counter({(slice_, reason): n for slice_, reason, n in rows}) + door
+        return sorted(Loss(slice_, reason, n) for (slice_, reason), n in lost.items())
 
     def counts(self) -> ShadowCounts:
         """The accounting so far. `spooled` is every request that should become a pair, also those shed at the door."""
         with self._lock:
             rows = self._db.execute("SELECT state, COALESCE(reason, ''), COUNT(*) FROM record GROUP BY 1, 2").fetchall()
-            door = Counter(dict(self._db.execute("SELECT reason, n FROM door").fetchall())) + self._unsaved
+            door = self._door()
         by_state: Counter[str] = Counter()
-        shed = Counter(door)
+        shed: Counter[str] = Counter()
+        for (_, reason), n in door.items():
+            shed[reason] += n
         for state, reason, n in rows:
             by_state[state] += n
             if state == "shed":
@@ -267,29 +347,89 @@ class Spool:
         assert counts.balanced, counts
         return counts
 
+    def subjects(self) -> list[str]:
+        """Whose words are in it."""
+        with self._lock:
+            rows = self._db.execute("SELECT DISTINCT subject FROM record WHERE subject != '' ORDER BY 1").fetchall()
+        return [subject for (subject,) in rows]
+
     def waiting(self) -> int:
         """Records that are pending."""
         with self._lock:
             return self._pending()
 
+    # --- the kill switch ------------------------------------------------------------------------------------------
+
+    def trip(self, reason: str) -> None:
+        """Throw the kill switch, durably. A switch that is thrown already keeps its first reason."""
+        self._switch(True, reason)
+
+    def reset_trip(self, reason: str = "reset by hand") -> None:
+        """Take the switch back, with a reason that is kept. Nothing happens to one that is not thrown."""
+        self._switch(False, reason)
+
+    def tripped(self) -> str | None:
+        """Why the switch is thrown; None when it is not."""
+        with self._lock:
+            row = self._db.execute("SELECT tripped, reason FROM switch ORDER BY seq DESC LIMIT 1").fetchone()
+        return row[1] if row is not None and row[0] else None
+
+    def switched(self) -> list[Switched]:
+        """Every time that the switch was thrown or taken back, oldest first."""
+        with self._lock:
+            rows = self._db.execute("SELECT at, tripped, reason FROM switch ORDER BY seq").fetchall()
+        return [Switched(at, bool(tripped), reason) for at, tripped, reason in rows]
+
+    def _switch(self, to: bool, reason: str) -> None:
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO switch (at, tripped, reason) SELECT ?, ?, ? "
+                "WHERE COALESCE((SELECT tripped FROM switch ORDER BY seq DESC LIMIT 1), 0) != ?",
+                (time.time(), int(to), reason, int(to)),
+            )
+
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
+    def _door(self) -> Counter[tuple[str, str]]:
+        rows = self._db.execute("SELECT slice, reason, n FROM door").fetchall()
+        return Counter({(slice_, reason): n for slice_, reason, n in rows}) + self._unsaved
+
     def _pending(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM record WHERE state = 'pending'").fetchone()[0])
 
-    def _transaction(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        if not rows:
+    def _transaction(self, *writes: tuple[str, Sequence[tuple[object, ...]]]) -> None:
+        """Statements with their rows, all or nothing."""
+        if not any(rows for _, rows in writes):
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(statement, rows)
+            for statement, rows in writes:
+                self._db.executemany(statement, rows)
             self._db.execute("COMMIT")
         except sqlite3.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+
+def by_reason(reasons: Counter[str], slice_: str = UNLABELLED) -> list[Loss]:
+    """Losses of one slice."""
+    return [Loss(slice_, reason, n) for reason, n in reasons.items()]
+
+
+def _pair(record: str, replayed: str) -> Pair:
+    return Pair.model_validate({"spooled": json.loads(record), "replayed": json.loads(replayed)})
+
+
+def _require_format(directory: Path, meta: dict[str, str]) -> None:
+    if (found := meta.get("format", "none")) != FORMAT:
+        raise PlumblineError(
+            f"the spool in {directory} was written by another version of Plumbline (format {found}, not {FORMAT})",
+            consequence="nothing was read from it or written to it",
+            remedy="name another --spool directory, or read this one with the version that wrote it",
+        )
 
 
 def _reason(error: sqlite3.Error) -> str:

@@ -1,21 +1,25 @@
-"""The shadow worker: asks the aligned policy what users asked the reference, and writes the pair.
+"""The shadow worker: asks the other policy what users asked the one that served them, and writes the pair.
 
-Same messages, same decoder settings, same seed; nothing of the user's credentials, which the spool never had. Draining
-at once is live shadow, draining later is replay: one code. It asks at most `concurrency` at a time and gives each
-`deadline_s` seconds. What becomes of a record:
+Same messages, same tools, same decoder settings, same seed, streamed where the user's was; nothing of the user's
+credentials, which the spool never had. Draining at once is live shadow, draining later is replay: one code. It asks at
+most `concurrency` at a time and gives each `deadline_s` seconds. What becomes of a record:
 
     an answer                        paired
     no answer within the deadline    shed: deadline
     a 4xx, or 5xx `attempts` times   shed: error
+    an answer beyond the limits      shed: oversize
     consent gone since it was kept   shed: withdrawn, and the content is erased
     nothing listens                  stays pending; the worker backs off and tries again
+    the kill switch is thrown        stays pending until it is reset; nobody is asked
+
+Which policy is the other one: the aligned policy; in an A/A experiment the reference, again; in an A/B experiment the
+reference, for a user who got the aligned policy.
 
 Killed anywhere, it starts again where it was: a record is pending until its one row says otherwise.
 """
 
 import asyncio
 import contextlib
-import json
 import math
 import sqlite3
 import time
@@ -26,34 +30,37 @@ import aiohttp
 
 from plumbline.errors import PlumblineError
 from plumbline.metrics import Metrics
-from plumbline.policies.remote import RETRIED, chat_body, read_answer
-from plumbline.records import Answer, SpoolRecord
+from plumbline.records import Answer, Leg, SpoolRecord
+from plumbline.shadow.asking import Unreachable, ask
+from plumbline.shadow.legs import Token, Upstream, require_comparable, upstream
 from plumbline.shadow.recorder import Consent, nobody
+from plumbline.shadow.requests import replayed
 from plumbline.shadow.spool import Outcome, Spool
+from plumbline.shadow.switch import Switch
 
 Judge = Callable[[str], str]
 POLL_S = 0.02
 PAGE = 64
 MAX_BACKOFF_S = 5.0
-MAX_ANSWER = 1 << 20
 MAX_SLICES = 100
 
 
 _Job = tuple[int, SpoolRecord]
 
 
-class _Unreachable(Exception):
-    pass
-
-
 class Worker:
-    """Drain `spool` against `aligned_url` (the base that ends in /v1). `judge` only feeds the live refusal counters."""
+    """Drain `spool`. URLs are bases that end in /v1; in an A/A experiment `aligned_url` is the reference's, which is
+    asked again. An A/B experiment needs both. Tokens are the worker's own. `judge` only feeds the live refusal
+    counters."""
 
     def __init__(
         self,
         spool: Spool,
         aligned_url: str,
         *,
+        reference_url: str | None = None,
+        aligned_token: Token | None = None,
+        reference_token: Token | None = None,
         consent: Consent = nobody,
         metrics: Metrics | None = None,
         judge: Judge | None = None,
@@ -62,19 +69,31 @@ class Worker:
         attempts: int = 2,
     ) -> None:
         self.spool = spool
-        self.aligned_url = aligned_url.rstrip("/")
+        experiment = spool.experiment
+        again = experiment.reference_model if experiment.mode == "aa" else None
+        self.legs: dict[Leg, Upstream] = {
+            "aligned": upstream(experiment, "aligned", aligned_url, aligned_token, model=again)
+        }
+        if reference_url is not None:
+            self.legs["reference"] = upstream(experiment, "reference", reference_url, reference_token)
+        self.switch = Switch(spool)
         self.consent = consent
         self.metrics = metrics or Metrics()
         self.judge = judge
         self.concurrency = concurrency
         self.deadline_s = deadline_s
         self.attempts = attempts
+        self.compared = "reference" not in self.legs
+        self._comparing = asyncio.Lock()
         self._slices: set[str] = set()
 
-    async def run(self, stop: asyncio.Event, *, until_empty: bool = False, unreachable_s: float = math.inf) -> None:
-        """Drain until `stop` is set, or, with `until_empty`, until nothing is pending.
+    async def run(
+        self, stop: asyncio.Event, *, ending: asyncio.Event | None = None, unreachable_s: float = math.inf
+    ) -> None:
+        """Drain until `stop` is set, or, once `ending` is, until nothing is pending.
 
-        Raises PlumblineError when nothing has listened at `aligned_url` for `unreachable_s` seconds.
+        Raises PlumblineError when nothing has listened for `unreachable_s` seconds, and, once `ending` is set, while
+        the kill switch is thrown.
         """
         waiting: deque[_Job] = deque()
         busy: dict[asyncio.Task[None], _Job] = {}
@@ -83,17 +102,28 @@ class Worker:
         backoff = 0.0
         reached = time.monotonic()
         stopped = asyncio.ensure_future(stop.wait())
+        following = asyncio.ensure_future(self.switch.follow())
+        await asyncio.to_thread(self.switch.look)
         timeout = aiohttp.ClientTimeout(total=self.deadline_s, sock_connect=min(5.0, self.deadline_s))
         async with aiohttp.ClientSession(timeout=timeout) as session:
             try:
                 while not stop.is_set():
+                    last = ending is not None and ending.is_set()
+                    if self.switch.tripped is not None and not busy:
+                        if last:
+                            raise self.stopped(self.switch.tripped)
+                        waiting.clear()
+                        read_to = 0
+                        await _sleep(stop, POLL_S)
+                        await self._settle(outcomes)
+                        continue
                     if len(waiting) < self.concurrency:
                         page = await asyncio.to_thread(self.spool.pending, PAGE, read_to)
                         read_to = page[-1][0] if page else read_to
                         waiting.extend(page)
                     if backoff:
                         await _sleep(stop, backoff)
-                    while waiting and len(busy) < (1 if backoff else self.concurrency):
+                    while waiting and len(busy) < (1 if backoff else self.concurrency) and self.switch.tripped is None:
                         job = waiting.popleft()
                         busy[asyncio.create_task(self._pair(session, *job, outcomes))] = job
                     if busy:  # While a place is free, look for new records too: one slow answer must not hold them up.
@@ -101,13 +131,13 @@ class Worker:
                         await asyncio.wait(
                             {*busy, stopped}, timeout=POLL_S if free else None, return_when=asyncio.FIRST_COMPLETED
                         )
-                    elif until_empty and outcomes.empty():
+                    elif last and outcomes.empty():
                         return
                     else:
                         await _sleep(stop, POLL_S)
                     for task in [task for task in busy if task.done()]:
                         job = busy.pop(task)
-                        if isinstance(error := task.exception(), _Unreachable):
+                        if isinstance(error := task.exception(), Unreachable):
                             waiting.appendleft(job)
                             if time.monotonic() - reached > unreachable_s:
                                 raise self._nobody_there(unreachable_s) from error
@@ -119,6 +149,7 @@ class Worker:
                     await self._settle(outcomes)
             finally:
                 stopped.cancel()
+                following.cancel()
                 for task in busy:
                     task.cancel()
                 await asyncio.gather(*busy, return_exceptions=True)
@@ -126,10 +157,21 @@ class Worker:
 
     def _nobody_there(self, seconds: float) -> PlumblineError:
         return PlumblineError(
-            f"nothing has listened at {self.aligned_url} for {seconds:g} s",
+            f"nothing has listened at {' or '.join(leg.url for leg in self.legs.values())} for {seconds:g} s",
             consequence=f"{self.spool.waiting()} records still wait in {self.spool.directory}; none was lost",
-            remedy="start the aligned policy's predictor, or correct the URL, and drain again",
+            remedy="start the policy's predictor, or correct the URL, and drain again",
         )
+
+    def stopped(self, reason: str) -> PlumblineError:
+        return PlumblineError(
+            f"the kill switch of {self.spool.directory} is thrown: {reason}",
+            consequence=f"{self.spool.waiting()} records still wait; nobody was asked any more, and none was lost",
+            remedy="look at the pairs; to go on all the same, `plumb shadow reset` with a reason",
+        )
+
+    def other(self, record: SpoolRecord) -> Upstream:
+        """The leg to ask: the one that the user did not get."""
+        return self.legs["reference" if record.served == "aligned" else "aligned"]
 
     async def _pair(
         self, session: aiohttp.ClientSession, seq: int, record: SpoolRecord, outcomes: "asyncio.Queue[Outcome]"
@@ -141,48 +183,39 @@ class Worker:
         if consents is not True:
             outcomes.put_nowait(Outcome(seq, reason="withdrawn" if consents is False else "consent_unavailable"))
             return
+        if not await self._comparable():
+            return
         try:
-            aligned = await self._ask(session, record)
+            answer = await self._ask(session, record)
         except TimeoutError:
             outcomes.put_nowait(Outcome(seq, reason="deadline"))
             return
-        if isinstance(aligned, str):
-            outcomes.put_nowait(Outcome(seq, reason=aligned))
+        if isinstance(answer, str):
+            outcomes.put_nowait(Outcome(seq, reason=answer))
             return
-        self._observe(record, aligned)
-        outcomes.put_nowait(Outcome(seq, aligned=aligned))
+        self._observe(record, answer)
+        outcomes.put_nowait(Outcome(seq, replayed=answer))
+
+    async def _comparable(self) -> bool:
+        """Compare both ends once both answer: what was not up when the experiment began may be another thing.
+
+        Throws the kill switch where they differ; False then, and the record stays pending.
+        """
+        async with self._comparing:
+            if not self.compared:
+                try:
+                    both = await asyncio.to_thread(require_comparable, self.legs["reference"], self.legs["aligned"])
+                    self.compared = both[0].reached and both[1].reached
+                except PlumblineError as error:
+                    self.switch.trip(error.fact)
+                    return False
+        return True
 
     async def _ask(self, session: aiohttp.ClientSession, record: SpoolRecord) -> Answer | str:
-        """The aligned policy's answer, or the reason why there is none. Raises TimeoutError and _Unreachable."""
-        body = chat_body(self.spool.experiment.aligned_model, record.messages, record.decoder)
-        headers = {"x-plumbline-leg": "aligned-shadow", "x-request-id": record.request, "ce-id": record.request}
-        for attempt in range(self.attempts):
-            if attempt:
-                await asyncio.sleep(0.1)
-            begun = time.perf_counter()
-            try:
-                async with session.post(f"{self.aligned_url}/chat/completions", json=body, headers=headers) as response:
-                    raw = await _read(response, MAX_ANSWER)
-                    if raw is None:
-                        return "oversize"
-                    if response.status == 200:
-                        answer = read_answer(json.loads(raw))
-                        return Answer(
-                            text=answer.text,
-                            finish=answer.finish,
-                            latency_ms=1000 * (time.perf_counter() - begun),
-                            tokens=answer.tokens,
-                            policy=response.headers.get("x-plumbline-policy", ""),
-                        )
-                    if response.status not in RETRIED:
-                        return "error"
-            except aiohttp.ClientConnectorError as error:
-                raise _Unreachable from error
-            except TimeoutError:
-                raise
-            except (aiohttp.ClientError, ValueError):
-                continue
-        return "error"
+        """The other policy's answer, or the reason why there is none. Raises TimeoutError and Unreachable."""
+        leg, most = self.other(record), self.spool.experiment.max_record
+        body = replayed(record, leg.model)
+        return await ask(session, leg, body, record.request, most=most, attempts=self.attempts)
 
     async def _settle(self, outcomes: "asyncio.Queue[Outcome]") -> None:
         """Everything that was decided since the last time, in one transaction."""
@@ -198,30 +231,19 @@ class Worker:
                 outcomes.put_nowait(outcome)
             await asyncio.sleep(0.2)
 
-    def _observe(self, record: SpoolRecord, aligned: Answer) -> None:
+    def _observe(self, record: SpoolRecord, other: Answer) -> None:
         if self.judge is None:
             return
         if len(self._slices) < MAX_SLICES:
             self._slices.add(record.slice)
         slice_ = record.slice if record.slice in self._slices else "other"  # labels come from requests: bound them
-        for leg, answer in (("reference", record.reference), ("aligned", aligned)):
+        asked = "reference" if record.served == "aligned" else "aligned"
+        for leg, answer in ((record.served, record.answer), (asked, other)):
             labels = (self.spool.experiment.name, leg, slice_)
             self.metrics.counter("plumbline_shadow_answers").labels(*labels).inc()
             refused = self.metrics.counter("plumbline_shadow_refusals").labels(*labels)
             if self.judge(answer.text) == "refuse":
                 refused.inc()
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The body; None when it is over the limit."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > limit:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:

@@ -1,18 +1,23 @@
-"""Policies, gate decisions and the release: which policy serves users, and why.
+"""Policies, gate decisions, shadow verdicts and the release: which policy serves users, and why.
 
 The release is the one mutable pointer, and even it is a history: the current release is the last entry, and no
-entry is ever altered. It moves only to a policy that holds a stored PASS decision of its own; the first entry,
-which names what users have before anything was compared, is the only one without.
+entry is ever altered. It moves forward only to a policy that holds a stored PASS decision of its own; the first entry,
+which names what users have before anything was compared, is the only one without. `promote` wants a passing shadow
+verdict about those very digests too, or a reason why there is none, which stays in the audit trail. `rollback` goes
+back to what users had before, at once: that needs a reason and no verdict.
 """
 
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
 from plumbline.errors import PlumblineError
 from plumbline.records import GateDecision, Objective, PolicyManifest, ReleaseEntry, Verdict, short
-from plumbline.stores.database import Database
+from plumbline.records.shadow import ReleaseAction, ReleaseAudit, ShadowVerdict
+from plumbline.stores.database import Database, timestamp
 
 Remediation = Literal["no-action", "retrain", "adapter-removal", "retire", "unsupported"]
 REMEDIATIONS: tuple[str, ...] = get_args(Remediation)
+MAX_AGE = timedelta(days=30)  # of a shadow verdict that a promotion rests on
 
 
 class Releases:
@@ -64,26 +69,123 @@ class Releases:
         rows = self._database.rows(f"SELECT decision FROM decision {where} ORDER BY recorded_at, digest", parameters)
         return [GateDecision.model_validate_json(row["decision"]) for row in rows]
 
+    # --- shadow verdicts ------------------------------------------------------------------------------------------
+
+    def record_shadow(self, verdict: ShadowVerdict) -> str:
+        """Store the verdict of a shadow experiment; recording it again changes nothing. Returns its digest."""
+        self._database.execute(
+            "INSERT INTO shadow_verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (verdict.digest, verdict.experiment, verdict.reference, verdict.aligned, verdict.verdict.value,
+             int(verdict.decided), verdict.model_dump_json(), self._database.now()),
+        )  # fmt: skip
+        return verdict.digest
+
+    def shadow_verdict(self, digest: str) -> ShadowVerdict | None:
+        found = self._database.value("SELECT body FROM shadow_verdict WHERE digest = ?", (digest,))
+        return None if found is None else ShadowVerdict.model_validate_json(found)
+
+    def decided_shadow(self, experiment: str, reference: str, aligned: str) -> ShadowVerdict | None:
+        """What was decided about an experiment on two policies; None while nothing was. A fixed horizon has one look:
+        the first."""
+        found = self._database.value(
+            "SELECT body FROM shadow_verdict WHERE experiment = ? AND reference = ? AND aligned = ? AND decided = 1"
+            " ORDER BY recorded_at, digest",
+            (experiment, reference, aligned),
+        )
+        return None if found is None else ShadowVerdict.model_validate_json(found)
+
+    def passing_shadow(self, reference: str, aligned: str, *, max_age: timedelta | None = None) -> ShadowVerdict | None:
+        """The newest shadow verdict about these two policies, if it is a PASS and no older than `max_age`.
+
+        A later REGRESSED about them takes an earlier PASS away; what was not decided changes nothing.
+        """
+        since = "" if max_age is None else timestamp(self._database.clock() - max_age)
+        return self._passing_shadow(reference, aligned, since)
+
+    def _passing_shadow(self, reference: str, aligned: str, since: str) -> ShadowVerdict | None:
+        row = self._database.row(
+            "SELECT verdict, body FROM shadow_verdict WHERE reference = ? AND aligned = ? AND decided = 1 AND"
+            " verdict IN ('PASS', 'REGRESSED') AND recorded_at >= ? ORDER BY recorded_at DESC, digest DESC",
+            (reference, aligned, since),
+        )
+        passed = row is not None and row["verdict"] == Verdict.PASS.value
+        return ShadowVerdict.model_validate_json(row["body"]) if row is not None and passed else None
+
+    # --- the release ----------------------------------------------------------------------------------------------
+
+    def promote(
+        self,
+        release: str,
+        policy: str,
+        *,
+        reason: str,
+        actor: str,
+        decision: str | None = None,
+        without_shadow: str | None = None,
+        max_age: timedelta = MAX_AGE,
+    ) -> ReleaseAudit:
+        """Point a release at a policy with a passing gate decision (the newest about it, unless one is named) and a
+        passing, fresh shadow verdict against what users have now. `without_shadow` is why there is no such verdict.
+
+        What was rolled back needs a shadow verdict from after that. The first policy of a release needs neither.
+        Raises PlumblineError, and users keep what they have, where any of it is not so.
+        """
+        with self._database.transaction():
+            current = self.current_release(release)
+            shadow = None
+            if current is not None and current.policy != policy:
+                decision = decision or self._newest_decision(release, current.policy, policy)
+                if without_shadow is None:
+                    shadow = self._require_shadow(release, policy, current, max_age)
+            if current is None or current.policy != policy:
+                self._append(release, policy, decision, reason, actor, "promote", shadow, without_shadow)
+            return self.release_audit(release)[-1]
+
+    def rollback(self, release: str, *, reason: str, actor: str) -> ReleaseAudit:
+        """Point a release at the policy that users had before the present one; again, at the one before that.
+
+        Raises PlumblineError where there is none.
+        """
+        with self._database.transaction():
+            served: list[ReleaseAudit] = []
+            for entry in self.release_audit(release):
+                if entry.action != "rollback":
+                    served.append(entry)
+                while served and served[-1].policy != entry.policy:
+                    served.pop()
+            earlier = [entry for entry in served if entry.policy != served[-1].policy]
+            if not earlier:
+                raise PlumblineError(
+                    f"release {release!r} names no policy before the present one",
+                    consequence="users keep the policy they have",
+                    remedy="see `plumb release history`; another policy takes `plumb release promote`",
+                )
+            self._append(release, earlier[-1].policy, earlier[-1].decision, reason, actor, "rollback", None, None)
+            return self.release_audit(release)[-1]
+
+    def release_audit(self, release: str) -> list[ReleaseAudit]:
+        """Every move of a release with why it was allowed, oldest first."""
+        rows = self._database.rows(
+            "SELECT release.*, action, previous, shadow, without_shadow FROM release LEFT JOIN release_audit"
+            " ON release_audit.release = release.release AND release_audit.sequence = release.sequence"
+            " WHERE release.release = ? ORDER BY release.sequence",
+            (release,),
+        )
+        found: list[ReleaseAudit] = []
+        for row in rows:
+            said = {name: row[name] for name in ReleaseAudit.model_fields}
+            said["action"] = said["action"] or "move"
+            said["previous"] = said["previous"] or (found[-1].policy if found else None)
+            found.append(ReleaseAudit(**said))
+        return found
+
     def move_release(self, release: str, policy: str, decision: str | None, reason: str, actor: str) -> ReleaseEntry:
         """Point a release at a policy. Moving it to where it stands, for the same decision, changes nothing."""
         with self._database.transaction():
             current = self.current_release(release)
             if current is not None and (current.policy, current.decision) == (policy, decision):
                 return current
-            if decision is None and current is not None:
-                raise _refused(release, policy, "no gate decision is named")
-            if decision is not None:
-                self._require_pass(release, policy, decision, current)
-            entry = ReleaseEntry(
-                sequence=1 if current is None else current.sequence + 1,
-                release=release,
-                policy=policy,
-                decision=decision,
-                reason=reason,
-                actor=actor,
-            )
-            self._database.insert("release", **entry.model_dump(), recorded_at=self._database.now())
-            return entry
+            return self._append(release, policy, decision, reason, actor, "move", None, None)
 
     def current_release(self, release: str) -> ReleaseEntry | None:
         history = self.release_history(release)
@@ -123,6 +225,74 @@ class Releases:
             "SELECT subject, remediation, reason FROM remediation WHERE policy = ? ORDER BY sequence", (policy,)
         )
         return [(row[0], row[1], row[2]) for row in rows]
+
+    def _append(
+        self,
+        release: str,
+        policy: str,
+        decision: str | None,
+        reason: str,
+        actor: str,
+        action: ReleaseAction,
+        shadow: str | None,
+        without_shadow: str | None,
+    ) -> ReleaseEntry:
+        """One more entry with its audit line, in the open transaction; forward only with a PASS."""
+        current = self.current_release(release)
+        if action != "rollback":
+            if decision is None and current is not None:
+                raise _refused(release, policy, "no gate decision is named")
+            if decision is not None:
+                self._require_pass(release, policy, decision, current)
+        entry = ReleaseEntry(
+            sequence=1 if current is None else current.sequence + 1,
+            release=release,
+            policy=policy,
+            decision=decision,
+            reason=reason,
+            actor=actor,
+        )
+        self._database.insert("release", **entry.model_dump(), recorded_at=self._database.now())
+        self._database.insert(
+            "release_audit",
+            release=release,
+            sequence=entry.sequence,
+            action=action,
+            previous=current.policy if current else None,
+            shadow=shadow,
+            without_shadow=without_shadow,
+        )
+        return entry
+
+    def _newest_decision(self, release: str, reference: str, policy: str) -> str:
+        """The newest recorded decision about a policy against what users have; whether it passes is asked later."""
+        found = [one for one in self.decisions(policy) if one.reference == reference]
+        if not found:
+            raise _refused(release, policy, f"no gate decision compares it with {short(reference)}, what users have")
+        return found[-1].digest
+
+    def _require_shadow(self, release: str, policy: str, current: ReleaseEntry, max_age: timedelta) -> str:
+        since = timestamp(self._database.clock() - max_age)
+        left = [
+            entry.recorded_at
+            for entry in self.release_audit(release)
+            if entry.action == "rollback" and entry.previous == policy
+        ]
+        verdict = self._passing_shadow(current.policy, policy, max([since, *left]))
+        if verdict is not None:
+            return verdict.digest
+        older = self._passing_shadow(current.policy, policy, "")
+        if older is None:
+            why = f"no shadow verdict says PASS about it against {short(current.policy)}, what users have"
+        elif left and max(left) > since:
+            why = "it was rolled back, and no shadow verdict from after that says PASS"
+        else:
+            why = f"the shadow verdict that says PASS is older than {max_age.days} days"
+        raise PlumblineError(
+            f"release {release!r} does not move to policy {short(policy)}: {why}",
+            consequence="users keep the policy they have",
+            remedy="run a shadow experiment and `plumb shadow verdict`, or say --without-shadow REASON, which is kept",
+        )
 
     def _require_pass(self, release: str, policy: str, digest: str, current: ReleaseEntry | None) -> None:
         """A stored PASS about this very policy, against what users have now (and so never against itself)."""

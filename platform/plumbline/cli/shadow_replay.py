@@ -1,0 +1,170 @@
+"""`plumb shadow replay | trip | forget`: what is done to a spool by hand, beside a running router or later."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from plumbline.cli.options import AT_LEAST_ONE, open_ledger, stores, tenant_key
+from plumbline.cli.shadow import MODES, OWN_KEY, TOKEN, base_url, consent_for_evaluation, experiment_from
+
+if TYPE_CHECKING:
+    from plumbline.records import ShadowCounts
+    from plumbline.shadow import Spool
+
+SPOOL = click.Path(path_type=Path, exists=True, file_okay=False)
+OFFLINE = "offline"  # whose words a file of requests holds where it does not say
+
+
+@click.command()
+@click.option("--spool", type=click.Path(path_type=Path), required=True, help="Directory of the spool.")
+@click.option("--aligned", callback=base_url, help="URL of the aligned policy, ending in /v1.")
+@click.option("--reference", callback=base_url, help="URL of the reference: with --requests, and in modes aa and ab.")
+@click.option("--requests", type=TOKEN, help="JSONL of chat requests: ask both policies, then pair them in the spool.")
+@click.option("--experiment", help="With --requests: the experiment's name, or a JSON file that describes it.")
+@click.option("--mode", type=MODES, help="With --requests: shadow (default), or aa, which asks the reference twice.")
+@click.option("--salt", envvar="PLUMBLINE_EXPERIMENT_SALT", help="With --requests: salt of the sessions' pseudonyms.")
+@click.option("--reference-model", help="With --requests: the reference's model name (default: reference).")
+@click.option("--aligned-model", help="With --requests: the aligned policy's model name (default: aligned).")
+@click.option("--consented-by", metavar="NOTE", help="With --requests: who says that the people in it consented.")
+@click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time.")
+@click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for an answer.")
+@click.option("--follow", is_flag=True, help="Stay beside a running router: wait for more until SIGTERM or Ctrl-C.")
+@click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference"))
+@click.option("--aligned-token-file", type=TOKEN, help=OWN_KEY.format("aligned"))
+@stores
+def replay(
+    spool: Path,
+    aligned: str | None,
+    reference: str | None,
+    requests: Path | None,
+    consented_by: str | None,
+    concurrency: int,
+    deadline: float,
+    follow: bool,
+    reference_token_file: Path | None,
+    aligned_token_file: Path | None,
+    ledger: Path,
+    blobs: Path,
+    **described: Any,
+) -> None:
+    """Ask the other policy everything that waits in the spool, then stop (or, with --follow, wait for more).
+
+    With --requests, ask both policies what a file holds, by the same record path: each line a chat request, with
+    session, slice and subject where they are known. Stopped half-way, the same command goes on.
+
+    The ledger must be there, unless --consented-by says who vouches: a record whose person does not consent is shed and
+    its content erased.
+    """
+    from plumbline.shadow import Spool
+    from plumbline.shadow.experiment import replay as drain
+
+    shared: dict[str, Any] = {
+        "reference_url": reference,
+        "reference_token": reference_token_file,
+        "aligned_token": aligned_token_file,
+        "concurrency": concurrency,
+        "deadline_s": deadline,
+    }
+    if requests is not None:
+        if follow:
+            raise click.UsageError("--requests is a file that ends; leave --follow out")
+        offline(spool, aligned, requests, consented_by, ledger, described, shared)
+        return
+    offered = [name for name in ("experiment", "mode", "reference_model", "aligned_model") if described[name]]
+    if offered or consented_by:
+        raise click.UsageError(f"--{(offered or ['consented-by'])[0].replace('_', '-')} goes with --requests")
+    consent = consent_for_evaluation(ledger, must_exist=True)
+    with contextlib.closing(Spool.existing(spool)) as store:
+        drain(store, aligned, consent=consent, follow=follow, **shared)
+        counts = store.counts()
+    click.echo(accounting(counts))
+
+
+def offline(
+    directory: Path,
+    aligned: str | None,
+    requests: Path,
+    consented_by: str | None,
+    ledger: Path,
+    described: dict[str, Any],
+    shared: dict[str, Any],
+) -> None:
+    """Both policies, from a file."""
+    from plumbline.shadow import Spool
+    from plumbline.shadow.experiment import comparable, worker_for
+    from plumbline.shadow.legs import token, upstream
+    from plumbline.shadow.offline import ask_both, read_requests
+
+    for name, value in (("experiment", described["experiment"]), ("reference", shared["reference_url"])):
+        if value is None:
+            raise click.UsageError(f"Missing option '--{name}': --requests needs it.")
+    experiment = experiment_from(described["experiment"], described)
+    if experiment.mode == "ab":
+        raise click.UsageError("mode ab assigns users; a file of requests has none: use shadow or aa")
+    if aligned is None and experiment.mode != "aa":
+        raise click.UsageError("Missing option '--aligned'.")
+    consent = (lambda subject: True) if consented_by else consent_for_evaluation(ledger, must_exist=True)
+    lines = read_requests(requests, experiment, subject=OFFLINE if consented_by else "")
+    reference = upstream(experiment, "reference", shared["reference_url"], token(shared["reference_token"]))
+    for words in comparable(experiment, reference, aligned, token(shared["aligned_token"]))[2]:
+        click.echo(f"note: {words}", err=True)
+    with contextlib.closing(Spool(directory, experiment)) as store:
+        if consented_by:
+            store.note(f"consented by: {consented_by}")
+        worker = worker_for(store, aligned, consent=consent, **shared)
+        rest = {name: shared[name] for name in ("concurrency", "deadline_s")}
+        asked = ask_both(lines, store, reference, worker, consent=consent, **rest)
+        counts = store.counts()
+    click.echo(f"{len(lines)} requests, {len(lines) - asked} of them asked before", err=True)
+    click.echo(accounting(counts))
+
+
+@click.command()
+@click.argument("spool", type=SPOOL)
+@click.option("--reason", required=True, help="Why; kept with the switch.")
+@click.option("--actor", required=True, help="Who throws it, for the record.")
+def trip(spool: Path, reason: str, actor: str) -> None:
+    """Throw the kill switch of SPOOL. Within a second an A/B experiment gives nobody the aligned policy any more, and
+    workers ask nobody; records wait, and are counted as pending."""
+    with opened(spool) as store:
+        store.trip(f"{actor}: {reason}")
+        click.echo(f"tripped: {store.tripped()}")
+
+
+@click.command()
+@click.argument("spool", type=SPOOL)
+@click.argument("identity", required=False)
+@click.option("--withdrawn", is_flag=True, help="Everyone in it whose consent to evaluation holds no more.")
+@stores
+def forget(spool: Path, identity: str | None, withdrawn: bool, ledger: Path, blobs: Path) -> None:
+    """Erase what IDENTITY said from SPOOL: requests, answers of both policies, and who it was. Counts stay.
+
+    IDENTITY is the person as their source knows them, or their pseudonym (s-...). `plumb erase` does not know of
+    spools: run this beside it, or regularly with --withdrawn.
+    """
+    if (identity is None) != withdrawn:
+        raise click.UsageError("name one IDENTITY, or pass --withdrawn")
+    with opened(spool) as store:
+        if identity is not None:
+            people = [tenant_key(ledger, open_ledger(ledger, must_exist=True), identity=identity).of(identity)]
+        else:
+            consents = consent_for_evaluation(ledger, must_exist=True)
+            people = [one for one in store.subjects() if one != OFFLINE and not consents(one)]
+        erased = sum(store.forget(subject) for subject in people)
+    click.echo(f"{erased} records of {len(people)} {'person' if len(people) == 1 else 'people'} erased; counts stay")
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> "Iterator[Spool]":
+    from plumbline.shadow import Spool
+
+    with contextlib.closing(Spool.existing(directory)) as store:
+        yield store
+
+
+def accounting(counts: "ShadowCounts") -> str:
+    shed = " + ".join(f"{n} shed: {reason}" for reason, n in sorted(counts.shed.items())) or "0 shed"
+    return f"{counts.spooled} spooled = {counts.paired} paired + {counts.pending} pending + {shed}"

@@ -1,0 +1,107 @@
+"""The aligned policy in users' way: how an A/B experiment answers the sessions that were assigned to it.
+
+Users see one model name: the request goes out under the aligned policy's, the answer comes back under the reference's,
+in server-sent events too. Nothing of the user's headers goes along, so neither do their credentials; the leg has a key
+of its own. As long as the user has seen no byte, any failure hands the request back, and the reference answers: nothing
+listening, no answer in time, any status but 200, bytes that hold no answer, another policy than the one that passed the
+shadow. That last one also throws the kill switch.
+"""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import aiohttp
+
+from plumbline.policies.endpoint import POLICY_HEADER
+from plumbline.shadow.answers import NO_ANSWER, RenamedEvents, read_chat, renamed
+from plumbline.shadow.exchange import Exchange, Send
+from plumbline.shadow.legs import Upstream
+from plumbline.shadow.switch import Switch
+
+MAX_ANSWER = 16 << 20
+ABOUT_USERS = ("user", "metadata", "store")  # fields of a request that say who asks, and change no answer
+
+
+class AlignedLeg:
+    """`policy` is the digest that passed the shadow; `name` the model's name to users; answers that have not begun
+    within `patience_s` seconds are given up."""
+
+    def __init__(self, leg: Upstream, name: str, policy: str, switch: Switch, *, patience_s: float = 30.0) -> None:
+        self.leg = leg
+        self.name = name
+        self.policy = policy
+        self.switch = switch
+        self.patience_s = patience_s
+
+    async def answer(
+        self, session: aiohttp.ClientSession, body: dict[str, Any], exchange: Exchange, send: Send
+    ) -> bool:
+        """Answer the user; False when the user has seen nothing and the reference must."""
+        asked = {name: value for name, value in body.items() if name not in ABOUT_USERS} | {"model": self.leg.model}
+        data = json.dumps(asked, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+        ids = {"x-request-id": exchange.request_id, "ce-id": exchange.request_id, "x-plumbline-leg": "aligned"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **ids, **self.leg.key}
+        opened: list[aiohttp.ClientResponse] = []
+        try:
+            with exchange.elsewhere():
+                async with asyncio.timeout(self.patience_s):
+                    opened.append(await session.post(f"{self.leg.url}/chat/completions", data=data, headers=headers))
+                    events = opened[0].content_type == "text/event-stream"
+                    if not self._usable(opened[0]):
+                        return False
+                    whole = b"" if events else await _whole(opened[0])
+                    if not events:
+                        read_chat(json.loads(whole))  # what holds no answer must not become one
+            if events:
+                await self._stream(opened[0], exchange, send)
+            else:
+                await self._send(opened[0], renamed(whole, self.name), exchange, send)
+            return True
+        except (TimeoutError, aiohttp.ClientError, *NO_ANSWER):
+            if exchange.status:  # the answer has begun: as on the reference, a broken one is seen as broken
+                exchange.broken = True
+                raise
+            return False
+        finally:
+            for response in opened:
+                response.close() if exchange.ended is None else response.release()
+
+    def _usable(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether this is an answer, of the policy that passed, in bytes that can be read."""
+        served = response.headers.get(POLICY_HEADER, "")
+        if served != self.policy and response.status == 200:
+            self.switch.trip(f"{self.leg.url} serves policy {served[:19] or 'unknown'}, which passed no shadow")
+            return False
+        return response.status == 200 and response.headers.get("content-encoding", "identity") == "identity"
+
+    async def _send(self, response: aiohttp.ClientResponse, answer: bytes, exchange: Exchange, send: Send) -> None:
+        await send(exchange.begin(response, length=len(answer)))
+        exchange.tee(answer)
+        exchange.ended = time.perf_counter()
+        await send({"type": "http.response.body", "body": answer, "more_body": False})
+
+    async def _stream(self, response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
+        await send(exchange.begin(response))
+        named = RenamedEvents(self.name)
+        part = b"-"
+        while part:
+            with exchange.elsewhere():
+                part = await response.content.readany()
+            if passed := named.feed(part) if part else named.rest():
+                exchange.tee(passed)
+                await send({"type": "http.response.body", "body": passed, "more_body": True})
+        exchange.ended = time.perf_counter()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise aiohttp.ClientPayloadError("the answer is too long")
+        parts.append(part)
+    return b"".join(parts)
