@@ -1,11 +1,13 @@
 """`plumb erase` from a terminal: one call, what it did in words and in JSON, and again after a kill."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
-from plumbline.records import TYPE_PREFIX
+from plumbline.records import TYPE_PREFIX, Answer, DecoderSettings, SpoolRecord, say
+from plumbline.shadow import Experiment, Spool
 
 CANARY = "zanzibarquux"
 
@@ -41,6 +43,22 @@ def test_one_call_withdraws_removes_and_erases(fed):
     assert on_disk() == []
     assert fed("dataset", "verify", "facts@1").code == fed("dataset", "verify", "facts@2").code == 0
     assert "ana" not in json.dumps(done)
+
+
+def test_a_spool_that_is_named_is_erased_with_everything_else(fed):
+    subject = fed("lineage", "subject", "ana", "--json").json["subject"]
+    said = Answer(text=f"it is {CANARY}", finish="stop", latency_ms=1.0)
+    with contextlib.closing(Spool(Path("spool"), Experiment(name="e", salt="s"))) as spool:
+        for number, who in enumerate((subject, "s-" + "0" * 32)):
+            one = SpoolRecord(
+                request=str(number), experiment="e", session="x", subject=who, messages=(say("user", CANARY),),
+                decoder=DecoderSettings(), answer=said,
+            )  # fmt: skip
+            spool.append([one])
+        assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 1
+        assert (spool.counts().shed, spool.counts().pending) == ({"withdrawn": 1}, 1)
+        assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 0
+    assert fed("erase", "ana", "--spool", ".plumbline").faulted("there is no readable spool")
 
 
 def test_calling_again_gives_the_same_proof_and_changes_nothing(fed):

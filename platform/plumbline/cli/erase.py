@@ -3,6 +3,8 @@
 Exit codes: 0 erased, 2 an error with a remedy (the withdrawal, if it was made, stands).
 """
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +32,20 @@ REMEDIATIONS = ("retrain", "adapter-removal", "retire", "no-action", "unsupporte
 @click.option("--actor", default="command line", show_default=True, help="Who decides the remediation.")
 @click.option("--withdrawn", is_flag=True, help="Only if consent does not hold any more: withdraw nothing.")
 @click.option("--unfinished", is_flag=True, help="Nobody new: only finish what a killed call left.")
+@click.option(
+    "--spool",
+    "spools",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Spool of a shadow experiment, whose records and pairs are erased with them. Repeatable.",
+)
 @as_json
 @stores
 def erase(
     identity: str | None,
     withdrawn: bool,
     unfinished: bool,
+    spools: tuple[Path, ...],
     json_out: bool,
     ledger: Path,
     blobs: Path,
@@ -55,19 +65,33 @@ def erase(
     if (identity is None) != unfinished:
         raise click.UsageError("name one IDENTITY, or pass --unfinished")
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    forget(spools, [])  # a spool that is none is said before anything happens
     shown: dict[str, Any] = {}
     if identity is not None:
         identity = resolve_subject(store, identity)
         desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
         done = erase_or_withdraw(store, kept, desk, identity, withdraw=not withdrawn, **recorded)
-        shown = in_json(done, recorded["remediation"])
+        pairs = forget(spools, [done.subject])
+        shown = {**in_json(done, recorded["remediation"]), "requests": pairs}
         if not json_out:
-            tell(done, recorded["remediation"])
+            tell(done, recorded["remediation"], pairs)
     finished, waiting = finish(store, kept)
+    forget(spools, finished)
     if json_out:
         print_json({**shown, "finished": finished, "waiting": waiting})
     elif unfinished and not finished and not waiting:
         click.echo("no erasure is unfinished")
+
+
+def forget(spools: Sequence[Path], subjects: Sequence[str]) -> int:
+    """Erase what these people said from spools, pairs included. How many requests that were."""
+    from plumbline.shadow import Spool
+
+    erased = 0
+    for directory in spools:
+        with contextlib.closing(Spool.existing(directory)) as spool:
+            erased += sum(spool.forget(subject) for subject in subjects)
+    return erased
 
 
 def finish(store: "Ledger", blobs: "BlobStore") -> tuple[list[str], list[str]]:
@@ -98,9 +122,11 @@ def in_json(done: "ErasureResult", remediation: str) -> dict[str, Any]:
     }
 
 
-def tell(done: "ErasureResult", remediation: str) -> None:
+def tell(done: "ErasureResult", remediation: str, requests: int = 0) -> None:
     click.echo(f"{done.subject} is erased as of consent entry {done.consent_sequence}")
     click.echo(f"  overwritten: events {done.events}, payloads {done.payloads}, reasons of reviewers {done.labels}")
+    if requests:
+        click.echo(f"  recorded requests of shadow experiments: {requests}")
     for one in done.versions:
         click.echo(f"  {one.dataset} version {one.version} is without them: {one.digest}")
     for policy in done.policies:

@@ -142,8 +142,8 @@ def trip(spool: Path, reason: str, actor: str) -> None:
 def forget(spool: Path, identity: str | None, withdrawn: bool, ledger: Path, blobs: Path) -> None:
     """Erase what IDENTITY said from SPOOL: requests, answers of both policies, and who it was. Counts stay.
 
-    IDENTITY is the person as their source knows them, or their pseudonym (s-...). `plumb erase` does not know of
-    spools: run this beside it, or regularly with --withdrawn.
+    IDENTITY is the person as their source knows them, or their pseudonym (s-...). `plumb erase --spool SPOOL` does
+    it with everything else; this is for a spool alone, or regularly with --withdrawn.
     """
     if (identity is None) != withdrawn:
         raise click.UsageError("name one IDENTITY, or pass --withdrawn")
