@@ -19,6 +19,7 @@ from plumbline.stores import BlobStore, KeyIndex, Ledger
 from plumbline.stores.key_index import StagedRun
 
 SALT_BYTES = 16
+_OLDEST = 8  # examples of a conversation that say where it belongs, however long it has become
 _FEW = 64  # examples looked at under one key of one pack: a flood must not make each further copy dearer
 _SIDES: dict[Split, np.uint64] = {"train": np.uint64(0), "held_out": np.uint64(0xA5A5A5A5A5A5A5A4)}
 Keys = npt.NDArray[np.uint64]
@@ -64,15 +65,16 @@ class History:
         """On which sides each row's prompt is in the head; rows of new prompts are left out."""
         found: dict[int, set[Split]] = defaultdict(set)
         for side, mark in _SIDES.items():
-            rows, _ = self._find(keys.prompt ^ mark, at_most=_FEW)
+            rows, _ = self._find(keys.prompt ^ mark, at_most=_OLDEST)
             for row in set(rows.tolist()):
                 found[row].add(side)
         return found
 
     def clusters_of_conversations(self, keys: TextKeys) -> dict[int, set[tuple[Split, str]]]:
-        """Sides and clusters of the head's examples from the same conversation."""
+        """Sides and clusters of the head's examples from the same conversation: of the oldest few, for all of one
+        conversation are on one side, and any of its clusters will do."""
         named = np.flatnonzero(keys.conversation)
-        rows, values = self._find(keys.conversation[named])
+        rows, values = _smallest(*self._find(keys.conversation[named]), most=_FEW)
         places = self._ledger.publications.places_of_events(np.unique(values).tolist())
         found: dict[int, set[tuple[Split, str]]] = defaultdict(set)
         for row, number in zip(named[rows].tolist(), values.tolist(), strict=True):
@@ -130,6 +132,16 @@ class History:
         members = self._ledger.publications.by_ids(ids)
         payloads = self._ledger.payloads.read(self._blobs, members.values())
         return {number: dialogue_of(example_in(payload)) for number, payload in payloads.items()}
+
+
+def _smallest(
+    rows: npt.NDArray[np.int64], values: npt.NDArray[np.int64], *, most: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """At most so many values of each row, the smallest, by row and value: however they were found, the same."""
+    order = np.lexsort((values, rows))
+    rows, values = rows[order], values[order]
+    kept = np.arange(len(rows)) - np.searchsorted(rows, rows) < most
+    return rows[kept], values[kept]
 
 
 def example_in(payload: bytes) -> Example:
