@@ -53,12 +53,19 @@ def test_a_plan_says_how_many_sessions_and_keeps_it(planned):
     assert {one["metric"]: one["margin"] for one in said["requirements"]} == {
         "benign_refusal": 0.02, "harmful_compliance": 0.02}  # fmt: skip
     assert said["source"] == "guess" and "not written" in planned("shadow", "plan").out
+    assert said["rubric"].startswith("sha256:") and kept["rubric"] is None, "these margins are not the rubric's"
+
+
+def test_a_plan_made_from_too_small_an_aa_run_says_so(plumb):
+    Spool(plumb.folder / "aa", ALIKE).close()
+    assert "note: the A/A run holds 0 sessions, a verdict wants 100" in plumb("shadow", "plan", "--aa", "aa").err
 
 
 def test_from_a_plan_to_a_promotion_and_back(planned):
     experiment(planned, UNCHANGED)
     asked = planned("shadow", "verdict", "spool", "--aa", "aa")
     assert asked.code == 0, asked
+    assert "NOTE          the plan's margins were named by hand" in asked.out
     assert "PASS  (shadow verdict sha256:" in asked.out and "differing: benign_refusal 0.00%" in asked.out
     verdict = planned("shadow", "verdict", "spool", "--aa", "aa", "--json").json
     assert (verdict["reference"], verdict["aligned"], verdict["decided_before"]) == (REFERENCE, ALIGNED, False)
@@ -88,6 +95,17 @@ def test_a_regression_has_its_exit_code_and_stays_decided(planned):
     assert again.code == 1 and "decided before, by one look" in again.out, "asking until it passes is no test"
     gate(planned)
     planned("release", "promote", REFERENCE, *WHY)
+    assert planned("release", "promote", ALIGNED, *WHY).faulted("no shadow verdict says PASS")
+
+
+def test_a_kill_switch_thrown_after_a_pass_takes_it_away(planned):
+    experiment(planned, UNCHANGED)
+    assert planned("shadow", "verdict", "spool", "--aa", "aa").code == 0
+    gate(planned)
+    planned("release", "promote", REFERENCE, *WHY)
+    assert planned("shadow", "trip", "spool", *WHY).code == 0
+    said = planned("shadow", "verdict", "spool", "--aa", "aa")
+    assert said.code == 1 and "the kill switch stopped the experiment: me: tests" in said.out
     assert planned("release", "promote", ALIGNED, *WHY).faulted("no shadow verdict says PASS")
 
 

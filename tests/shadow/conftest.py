@@ -17,7 +17,9 @@ from plumbline.records import digest_of
 
 
 class Endpoint:
-    """`mode`: ok, error (500), wrong (400), hang, garbage, cut (a stream that breaks). Counts and keeps requests.
+    """`mode`: ok, error (500), wrong (400), hang, garbage, nested (JSON too deep to read), moved (a redirect to
+    `elsewhere`), cut (a stream that breaks), silent (one that begins and says nothing), empty (one that ends so).
+    Counts and keeps requests.
 
     `states` is what it says of itself at /v1/models/NAME, as a Plumbline predictor does; None for a foreign server.
     `calls` are tools that it calls instead of answering.
@@ -27,6 +29,7 @@ class Endpoint:
         self.name = name
         self.mode = "ok"
         self.delay_s = 0.0
+        self.elsewhere = ""
         self.states: dict[str, str] | None = None
         self.lists: list[str] | None = None
         self.calls: list[dict[str, str]] = []
@@ -106,6 +109,10 @@ class Endpoint:
             return web.json_response({"error": {"message": self.mode, "type": "x"}}, status=status, headers=headers)
         if self.mode == "garbage":
             return web.Response(body=b"<html>", headers=headers)
+        if self.mode == "nested":
+            return web.Response(body=b'{"choices":' + 3_000 * b"[", headers=headers)
+        if self.mode == "moved":
+            return web.Response(status=307, headers=headers | {"location": f"{self.elsewhere}/chat/completions"})
         text = self.answer(body)
         if not body.get("stream"):
             calls = [{"id": str(i), "type": "function", "function": call} for i, call in enumerate(self.calls)]
@@ -119,6 +126,10 @@ class Endpoint:
             return web.json_response(answer, headers=headers)
         response = web.StreamResponse(headers=headers | {"content-type": "text/event-stream"})
         await response.prepare(request)
+        if self.mode == "silent":
+            await asyncio.sleep(3600)
+        if self.mode == "empty":
+            return response
         for index, word in enumerate(text.split(" ")):
             delta = {"content": word if index == 0 else " " + word}
             choice = {"index": 0, "delta": delta, "finish_reason": None}

@@ -4,13 +4,14 @@ import json
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plumbline.errors import PlumblineError
-from plumbline.shadow import Experiment, ShadowRun, Spool, sampled, start_shadow, switch
+from plumbline.shadow import Experiment, ShadowRun, Spool, aligned_leg, sampled, start_shadow, switch
 from plumbline.shadow.legs import assigned
 from plumbline.shadow.switch import POLL_S
 from shadow.client import Reply, ask, chat, until
@@ -153,7 +154,7 @@ def test_a_switch_that_cannot_be_looked_at_counts_as_thrown(start: Start, monkey
     until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("reference"))
 
 
-@pytest.mark.parametrize("mode", ["error", "wrong", "garbage", "hang", "dead"])
+@pytest.mark.parametrize("mode", ["error", "wrong", "garbage", "nested", "moved", "hang", "dead"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_where_the_aligned_policy_fails_the_reference_answers_and_the_loss_is_counted(
     start: Start, reference: Any, aligned: Any, mode: str, stream: bool
@@ -170,6 +171,40 @@ def test_where_the_aligned_policy_fails_the_reference_answers_and_the_loss_is_co
     assert run.counts().shed == {"error": 3} and {loss.slice for loss in run.spool.losses()} == {"unlabelled"}
     if mode == "dead":
         aligned.start()
+
+
+def test_one_that_keeps_failing_is_left_alone_for_a_while_so_that_users_do_not_wait_for_it(
+    start: Start, aligned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aligned_leg, "REST_S", 3600.0)
+    run = start(deadline_s=0.2, worker=False)
+    aligned.mode = "hang"
+    for session in ON_ALIGNED[:8]:
+        assert said(turn(run, session)).startswith("reference")
+    assert len(aligned.seen) == 5 and run.drain()
+    assert (run.counts().shed, run.counts().pending) == ({"error": 5}, 3), "who was spared is compared all the same"
+    aligned.mode = "ok"
+    run.router.aligned._rests_until = 0.0
+    assert said(turn(run, ON_ALIGNED[0])).startswith("aligned")
+
+
+@pytest.mark.parametrize("mode", ["silent", "empty"])
+def test_a_stream_that_begins_and_says_nothing_is_no_answer_either(
+    start: Start, reference: Any, aligned: Any, mode: str
+) -> None:
+    run = start(deadline_s=0.3, worker=False)
+    aligned.mode = mode
+    status, _, body = turn(run, ON_ALIGNED[0], stream=True)
+    assert status == 200 and b"[DONE]" in body
+    assert run.drain() and run.counts().shed == {"error": 1}
+
+
+def test_an_answer_that_the_aligned_policy_breaks_counts_as_its_loss(start: Start, aligned: Any) -> None:
+    run = start(worker=False)
+    aligned.mode = "cut"
+    with pytest.raises(HTTPException):
+        turn(run, ON_ALIGNED[0], stream=True)
+    assert run.drain() and run.counts().shed == {"error": 1}, "what the reference broke would count for nothing"
 
 
 def test_a_user_who_leaves_frees_the_aligned_policy_and_the_torn_answer_is_kept(start: Start, aligned: Any) -> None:

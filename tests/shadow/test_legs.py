@@ -1,6 +1,8 @@
 """What is found out about both ends before anything is asked, and whose key goes where."""
 
 import os
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,22 @@ def test_an_end_that_states_nothing_is_said_and_not_refused(reference: Any, alig
     _, _, unsaid = require_comparable(*ends(reference, aligned))
     assert "nothing answers there" in unsaid[0]
     aligned.start()
+
+
+def test_an_end_that_speaks_no_http_is_one_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def speak() -> None:
+            taken, _ = listening.accept()
+            with taken:
+                taken.recv(4096)
+                taken.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        talking = threading.Thread(target=speak)
+        talking.start()
+        said = stated(upstream(EXPERIMENT, "aligned", f"http://127.0.0.1:{listening.getsockname()[1]}/v1"))
+        talking.join(10)
+    assert not said.reached and "nothing answers there" in said.why
 
 
 def test_a_model_that_an_end_does_not_serve_is_refused_by_name(reference: Any, aligned: Any) -> None:

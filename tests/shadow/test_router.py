@@ -278,6 +278,21 @@ def test_the_references_own_errors_pass_unchanged_and_are_not_compared(start: St
     assert ask(run.openai_url, chat(temperature=99))[0] == 400
 
 
+def test_a_redirect_of_the_reference_is_the_users_to_follow(start: Start, reference: Any, aligned: Any) -> None:
+    reference.mode, reference.elsewhere = "moved", aligned.url
+    run = start(worker=False)
+    status, headers, _ = ask(run.openai_url, chat(), x_plumbline_subject="ana", authorization="Bearer secret")
+    assert (status, headers["location"]) == (307, f"{aligned.url}/chat/completions")
+    assert not aligned.seen
+
+
+def test_an_answer_too_deep_to_read_is_no_answer(start: Start, reference: Any) -> None:
+    run = start(worker=False)
+    reference.mode = "nested"
+    assert ask(run.openai_url, chat(), x_plumbline_subject="yes1")[0] == 200
+    assert run.drain() and run.counts().shed == {"reference_error": 1}
+
+
 def test_a_dead_reference_is_a_502_and_comes_back(start: Start, reference: Any) -> None:
     run = start()
     assert ask(run.openai_url, chat())[0] == 200

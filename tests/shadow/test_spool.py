@@ -94,6 +94,17 @@ def test_erasing_a_subject_leaves_no_trace_of_words_and_keeps_the_count(tmp_path
     spool.close()
 
 
+@pytest.mark.parametrize("reason", ["withdrawn", "consent_unavailable"])
+def test_what_nobody_agrees_to_any_more_at_pairing_leaves_neither_words_nor_name(tmp_path: Path, reason: str) -> None:
+    spool = Spool(tmp_path, EXPERIMENT)
+    spool.append([record("r1", "my secret is blue", "ana"), record("r2", "kept words", "ben")])
+    spool.settle([Outcome(1, reason=reason)])
+    assert spool.subjects() == ["ben"] and spool.counts().shed == {reason: 1} and spool.counts().pending == 1
+    spool.close()
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"kept words" in kept and b"secret is blue" not in kept and b"ana" not in kept
+
+
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
     """No file of this process can grow beyond `size` bytes: what the kernel says is EFBIG."""

@@ -1,5 +1,6 @@
 """One look, at the size that was planned: what passes, what is refused, and what is still missing."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plumbline.records import ShadowCounts, Verdict, digest_of, merkle_root
+from plumbline.shadow.observed import Labels, Seen
 from plumbline.shadow.planning import make_plan, write_plan
-from plumbline.shadow.spool import Loss, Spool
+from plumbline.shadow.spool import Loss, Outcome, Spool
 from plumbline.shadow.verdict import aa_result, compare_alike, decide, shadow_verdict
 from shadow.simulated import (
     ALIGNED,
@@ -17,6 +19,7 @@ from shadow.simulated import (
     EXPERIMENT,
     REFERENCE,
     fill,
+    judge,
     labels,
     pair,
     seen,
@@ -172,14 +175,15 @@ def test_the_verdict_does_not_depend_on_the_order_of_arrival(order: list[int], s
 
 
 def test_a_spool_is_decided_by_the_plan_beside_it_and_what_waits_counts_as_lost(tmp_path: Path) -> None:
-    rows = UNCHANGED
+    rows = traffic(np.random.default_rng(6), 900)
     write_plan(PLAN, tmp_path / "spool")
     spool = Spool(tmp_path / "spool", EXPERIMENT)
     fill(spool, rows, [(i, "pending") for i in range(3)])
     aa = spooled(tmp_path / "aa", same(), ALIKE)
     twin = aa_result(aa, labels(), PLAN)
     said = shadow_verdict(spool, labels(), aa=twin)
-    assert said.pairs == merkle_root(pair(one).digest for one in rows[3:])
+    assert said.pairs == merkle_root(pair(one).digest for one in rows[3 : said.n + 3])
+    assert PLAN.traffic <= said.sessions < 900, "what comes after the plan is reached has no word"
     assert {loss.reason for loss in said.losses} == {"pending"}
     assert said.counts.pending == sum(loss.n for loss in said.losses) == 3
     assert (said.verdict, said.judge, said.plan) == (Verdict.PASS, "simulated", PLAN)
@@ -187,6 +191,24 @@ def test_a_spool_is_decided_by_the_plan_beside_it_and_what_waits_counts_as_lost(
     assert type(said).from_canonical(said.canonical_bytes()) == said
     for one in (spool, aa):
         one.close()
+
+
+def test_waiting_beyond_the_plan_changes_no_verdict_whatever_comes_then(tmp_path: Path) -> None:
+    said, sound = {}, traffic(np.random.default_rng(6), 900)
+    for name, rows in {"alone": sound, "then worse": [*sound, *later(REFUSING)]}.items():
+        write_plan(PLAN, tmp_path / name)
+        with contextlib.closing(Spool(tmp_path / name, EXPERIMENT)) as spool:
+            fill(spool, rows, [(len(rows) - 1, "error")])
+            said[name] = shadow_verdict(spool, labels(), aa=alike())
+    alone, longer = said.values()
+    assert (alone.verdict, alone.n, alone.pairs) == (longer.verdict, longer.n, longer.pairs)
+    assert alone.requirements == longer.requirements and longer.verdict is Verdict.PASS
+    assert longer.counts.paired > alone.counts.paired and not longer.losses, "the loss came after the horizon"
+
+
+def later(rows: list[Seen]) -> list[Seen]:
+    """The same traffic, by other people."""
+    return [one._replace(request=f"later-{one.request}", session=f"later-{one.session}") for one in rows]
 
 
 @pytest.mark.parametrize("discordance", [0.0, 0.04, 0.2])
@@ -227,3 +249,18 @@ def test_a_policy_that_refuses_more_is_found_out_within_the_planned_size() -> No
     tripped = next(n for n in range(20, planned, 20) if harm(rows[: 2 * n], plan))
     print(f"worse by 12 points: alarm after {looked} sessions, kill switch after {tripped}, planned {planned}")
     assert looked <= tripped < planned / 2
+
+
+def test_a_pair_that_is_made_while_the_verdict_reads_is_not_left_out(tmp_path: Path) -> None:
+    rows = traffic(np.random.default_rng(3), 2)
+    spool = Spool(tmp_path, EXPERIMENT)
+    fill(spool, rows, shed=[(0, "pending")])
+    (waits,) = spool.pending(1)
+
+    def slow(text: str) -> str:
+        spool.settle([Outcome(waits[0], replayed=pair(rows[0]).aligned)])
+        return judge(text)
+
+    found = shadow_verdict(spool, Labels(slow))
+    assert found.n + sum(loss.n for loss in found.losses) >= len(rows) and found.counts.balanced
+    spool.close()

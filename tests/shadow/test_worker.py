@@ -1,6 +1,8 @@
 """The worker's cap, its patience, and what it says about nobody being there."""
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -143,6 +145,38 @@ def test_an_outcome_that_the_disk_does_not_take_is_written_later(
     monkeypatch.setattr(spool, "settle", failing)
     replay(spool, aligned.url, consent=lambda subject: True)
     assert not failures and spool.counts().paired == 5
+    spool.close()
+
+
+def test_a_redirect_is_not_followed_with_what_a_user_said(tmp_path: Path, aligned: Any, reference: Any) -> None:
+    aligned.mode, aligned.elsewhere = "moved", reference.url
+    spool = Spool(tmp_path, EXPERIMENT)
+    fill(spool, 1)
+    replay(spool, aligned.url, consent=lambda subject: True)
+    assert spool.counts().shed == {"error": 1} and not reference.seen
+    spool.close()
+
+
+def test_a_spool_that_cannot_be_read_for_a_while_does_not_end_the_worker(tmp_path: Path, aligned: Any) -> None:
+    spool = Spool(tmp_path, EXPERIMENT)
+    fill(spool, 2)
+    worker = Worker(spool, aligned.url, consent=lambda subject: True)
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool.sqlite")) as db:
+            db.execute("ALTER TABLE record RENAME TO away")
+            working = asyncio.create_task(worker.run(stop))
+            await asyncio.sleep(0.5)
+            assert not working.done()
+            db.execute("ALTER TABLE away RENAME TO record")
+        async with asyncio.timeout(20):
+            while spool.counts().paired < 2:
+                await asyncio.sleep(0.02)
+        stop.set()
+        await working
+
+    asyncio.run(work())
     spool.close()
 
 

@@ -285,6 +285,8 @@ def test_what_was_decided_about_an_experiment_first_is_what_counts(desk: Any, re
     releases.record_shadow(verdict.model_copy(update={"verdict": Verdict.PASS, "n": 9}))
     assert releases.decided_shadow(verdict.experiment, REFERENCE, ALIGNED).digest == digest
     assert releases.shadow_verdict(digest) == verdict and releases.shadow_verdict(digest_of("none")) is None
+    with pytest.raises(PlumblineError, match="no shadow verdict says PASS"):  # two who asked at once, say
+        releases.promote("assistant", ALIGNED, **WHO)
 
 
 def test_moves_without_an_audit_line_are_history_too(desk: Any, releases: Any) -> None:

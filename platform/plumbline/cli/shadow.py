@@ -126,6 +126,7 @@ def run(
     from plumbline.cli.shadow_verdict import labels_of
     from plumbline.evaluation import TextJudge
     from plumbline.shadow.experiment import ShadowRun
+    from plumbline.stores.releases import MAX_AGE
 
     described = experiment_from(experiment, settings)
     if described.mode == "ab" and aligned is None:
@@ -146,7 +147,7 @@ def run(
         deadline_s=deadline,
         reference_token=reference_token_file,
         aligned_token=aligned_token_file,
-        passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other) is not None else None,
+        passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other, max_age=MAX_AGE) else None,
         monitor=lambda kept, metrics: watching(kept, metrics, labels),
         monitor_port=monitor_port or 0,
     )

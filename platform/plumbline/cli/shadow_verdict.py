@@ -69,20 +69,23 @@ def plan(
     from plumbline.shadow.verdict import aa_result
 
     by_rubric = read_rubric(rubric)
-    held = margins_of(by_rubric, scored=scored) | shares(margins, "--margin")
+    rubrics = margins_of(by_rubric, scored=scored)
+    held = rubrics | shares(margins, "--margin")
     settings: dict[str, Any] = {
         "correlation": correlation,
         "power": power,
         "limits": shares(limits, "--limit"),
         "harmful": harmful,
         "aa_sessions": aa_sessions,
-        "rubric": by_rubric.digest,
+        "rubric": by_rubric.digest if held == rubrics else None,  # margins of one's own are nobody's rubric's
     }
     guess = GUESS if discordance is None else discordance
     planned = make_plan(held, discordance=guess, turns=turns or 1.0, **settings)
     if aa is not None:
         with opened(aa) as store:
             result = aa_result(store, labels_of(judge), planned)
+        if result.sessions < aa_sessions:
+            click.echo(f"note: the A/A run holds {result.sessions} sessions, a verdict wants {aa_sessions}", err=True)
         expected = discordance if discordance is not None else discordance_of(result, held)
         seen, holding = sessions_of(result, held)
         planned = make_plan(
@@ -141,7 +144,8 @@ def verdict(
     """Decide an experiment at its planned size. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.
 
     The verdict, whatever it is, goes to the ledger, where `plumb release promote` looks for it. What was decided stays
-    decided: asked again with more pairs, this says what it said. For another look begin another experiment.
+    decided: asked again with more pairs, this says what it said, until the kill switch is thrown, which is REGRESSED at
+    any time. For another look begin another experiment.
     """
     from plumbline.shadow.planning import read_plan
     from plumbline.shadow.verdict import aa_result, shadow_verdict
@@ -155,9 +159,10 @@ def verdict(
         found = shadow_verdict(store, labels, aa=alike, scorer=scorer)
     with contextlib.closing(open_ledger(ledger)) as kept:
         before = kept.releases.decided_shadow(found.experiment, found.reference, found.aligned)
-        said = before or found
+        stopped = found.tripped is not None and found.decided  # by a rule that holds at every look, so a PASS ends here
+        said = found if before is None or stopped else before
         kept.releases.record_shadow(said)
-    again = before is not None and before != found
+    again = said is before and before != found
     if json_out:
         print_json({"digest": said.digest, "decided_before": again, **json.loads(said.model_dump_json())})
     else:
@@ -319,6 +324,8 @@ def show_verdict(said: "ShadowVerdict") -> None:
         click.echo(f"REGRESSED     the kill switch stopped the experiment: {said.tripped}")
     for row in said.requirements:
         click.echo(f"{row.verdict.value:<13} {row.explanation}")
+    if said.plan is not None and said.plan.rubric is None:
+        click.echo("NOTE          the plan's margins were named by hand; they are not a rubric's own")
     for one in said.alarms:
         click.echo(
             f"{'REGRESSED' if one.blocks else 'ALARM':<13} slice {one.slice}: {one.metric} {100 * one.difference:+.1f}"

@@ -4,7 +4,8 @@ Users see one model name: the request goes out under the aligned policy's, the a
 in server-sent events too. Nothing of the user's headers goes along, so neither do their credentials; the leg has a key
 of its own. As long as the user has seen no byte, any failure hands the request back, and the reference answers: nothing
 listening, no answer in time, any status but 200, bytes that hold no answer, another policy than the one that passed the
-shadow. That last one also throws the kill switch.
+shadow. That last one also throws the kill switch. Waiting for one that hangs is a harm too: after some failures in a
+row nobody is sent there for a while.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from plumbline.shadow.legs import Upstream
 from plumbline.shadow.switch import Switch
 
 MAX_ANSWER = 16 << 20
+FAILURES = 5  # in a row, after which users are spared for REST_S
+REST_S = 10.0
 ABOUT_USERS = ("user", "metadata", "store")  # fields of a request that say who asks, and change no answer
 
 
@@ -34,11 +37,34 @@ class AlignedLeg:
         self.policy = policy
         self.switch = switch
         self.patience_s = patience_s
+        self._failures = 0
+        self._rests_until = 0.0
+
+    @property
+    def lets(self) -> bool:
+        """Whether users may be sent there now."""
+        return self.switch.lets and time.monotonic() >= self._rests_until
 
     async def answer(
         self, session: aiohttp.ClientSession, body: dict[str, Any], exchange: Exchange, send: Send
     ) -> bool:
         """Answer the user; False when the user has seen nothing and the reference must."""
+        try:
+            answered = await self._answer(session, body, exchange, send)
+        except Exception:  # and not CancelledError: a user who leaves says nothing of the policy
+            self._count(False)
+            raise
+        self._count(answered)
+        return answered
+
+    def _count(self, answered: bool) -> None:
+        self._failures = 0 if answered else self._failures + 1
+        if self._failures >= FAILURES:
+            self._rests_until = time.monotonic() + REST_S
+
+    async def _answer(
+        self, session: aiohttp.ClientSession, body: dict[str, Any], exchange: Exchange, send: Send
+    ) -> bool:
         asked = {name: value for name, value in body.items() if name not in ABOUT_USERS} | {"model": self.leg.model}
         data = json.dumps(asked, ensure_ascii=True, separators=(",", ":")).encode("ascii")
         ids = {"x-request-id": exchange.request_id, "ce-id": exchange.request_id, "x-plumbline-leg": "aligned"}
@@ -47,17 +73,20 @@ class AlignedLeg:
         try:
             with exchange.elsewhere():
                 async with asyncio.timeout(self.patience_s):
-                    opened.append(await session.post(f"{self.leg.url}/chat/completions", data=data, headers=headers))
+                    url = f"{self.leg.url}/chat/completions"
+                    opened.append(await session.post(url, data=data, headers=headers, allow_redirects=False))
                     events = opened[0].content_type == "text/event-stream"
                     if not self._usable(opened[0]):
                         return False
-                    whole = b"" if events else await _whole(opened[0])
+                    told = await (opened[0].content.readany() if events else _whole(opened[0]))
+                    if events and not told:
+                        return False
                     if not events:
-                        read_chat(json.loads(whole))  # what holds no answer must not become one
+                        read_chat(json.loads(told))  # what holds no answer must not become one
             if events:
-                await self._stream(opened[0], exchange, send)
+                await self._stream(opened[0], told, exchange, send)
             else:
-                await self._send(opened[0], renamed(whole, self.name), exchange, send)
+                await self._send(opened[0], renamed(told, self.name), exchange, send)
             return True
         except (TimeoutError, aiohttp.ClientError, *NO_ANSWER):
             if exchange.status:  # the answer has begun: as on the reference, a broken one is seen as broken
@@ -82,16 +111,18 @@ class AlignedLeg:
         exchange.ended = time.perf_counter()
         await send({"type": "http.response.body", "body": answer, "more_body": False})
 
-    async def _stream(self, response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
+    async def _stream(self, response: aiohttp.ClientResponse, part: bytes, exchange: Exchange, send: Send) -> None:
+        """`part` has come already: a stream that says nothing has not begun."""
         await send(exchange.begin(response))
         named = RenamedEvents(self.name)
-        part = b"-"
-        while part:
-            with exchange.elsewhere():
-                part = await response.content.readany()
+        while True:
             if passed := named.feed(part) if part else named.rest():
                 exchange.tee(passed)
                 await send({"type": "http.response.body", "body": passed, "more_body": True})
+            if not part:
+                break
+            with exchange.elsewhere():
+                part = await response.content.readany()
         exchange.ended = time.perf_counter()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

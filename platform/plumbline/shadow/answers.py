@@ -11,7 +11,8 @@ from typing import Any
 from plumbline.policies.base import Completion
 from plumbline.policies.remote import finish_of
 
-NO_ANSWER = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # what bytes that hold none raise here
+# what bytes that hold none raise here
+NO_ANSWER = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 def read_chat(body: Any) -> Completion:
@@ -44,7 +45,7 @@ def read_events(body: bytes) -> tuple[Completion, bool]:
             break
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             break  # cut in the middle of an event
         if "error" in event:
             raise ValueError("the stream ended in an error")

@@ -33,7 +33,8 @@ async def ask(
             await asyncio.sleep(0.1)
         try:
             asked = time.perf_counter()
-            async with session.post(f"{leg.url}/chat/completions", json=body, headers=headers) as response:
+            url = f"{leg.url}/chat/completions"  # and nowhere else: whose words these are agreed to no other address
+            async with session.post(url, json=body, headers=headers, allow_redirects=False) as response:
                 if response.status == 200:
                     return await _read(response, streamed, asked, most)
                 if response.status not in RETRIED:

@@ -8,9 +8,10 @@ an endpoint that states nothing (vLLM, anyone's server) that cannot be known, an
 import json
 import logging
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -106,7 +107,7 @@ def stated(leg: Upstream, *, timeout_s: float = 5.0) -> Stated:
             return Stated(why=f"it refused the key (status {error.code})")
         _require_listed(leg, timeout_s)
         return Stated(why="it states no digests")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         return Stated(why=f"nothing answers there ({getattr(error, 'reason', error)})", reached=False)
     said = one.get("plumbline") if isinstance(one, dict) else None
     if not isinstance(said, dict):
@@ -142,7 +143,7 @@ def require_comparable(reference: Upstream, aligned: Upstream) -> tuple[Stated, 
 def _require_listed(leg: Upstream, timeout_s: float) -> None:
     try:
         listed = [str(one["id"]) for one in _get(f"{leg.url}/models", leg.key, timeout_s)["data"]]
-    except (OSError, URLError, ValueError, KeyError, TypeError):
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
         return  # it keeps no such list
     if listed and leg.model not in listed:
         raise PlumblineError(

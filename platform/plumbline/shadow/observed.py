@@ -293,8 +293,11 @@ def lost_for(metric: str, losses: Iterable[SliceLoss], plan: ShadowPlan) -> int:
 
 
 def worst(low: float, high: float, n: int, lost: int) -> tuple[float, float]:
-    """Bounds of the mean over all n + lost requests: a lost pair may have been -1 or +1 (Manski 1990)."""
-    total = max(1, n + lost)
+    """Bounds of the mean over all n + lost requests: a lost pair may have been -1 or +1 (Manski 1990). Of no request at
+    all nothing is known."""
+    total = n + lost
+    if not total:
+        return low, high
     return max(-1.0, (n * low - lost) / total), min(1.0, (n * high + lost) / total)
 
 

@@ -128,7 +128,7 @@ class Recorder:
             reason = served.reason or refusal(self.consent, served.subject)
             answer = None if reason else read_served(served)
             if reason or answer is None:
-                shed[served.slice, reason or "reference_error"] += 1
+                shed[served.slice, reason or no_answer(served.leg)] += 1
                 continue
             records.append(
                 SpoolRecord(
@@ -159,6 +159,12 @@ def refusal(consent: Consent, subject: str) -> str | None:
         return None if subject and consent(subject) is True else "no_consent"
     except Exception:
         return "consent_unavailable"
+
+
+def no_answer(leg: Leg) -> str:
+    """Why a request that a user got no whole answer to becomes no pair: what the aligned policy broke (in an A/B
+    experiment) counts."""
+    return "error" if leg == "aligned" else "reference_error"
 
 
 def read_served(served: Served) -> Answer | None:

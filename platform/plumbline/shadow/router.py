@@ -42,7 +42,7 @@ from plumbline.shadow.aligned_leg import AlignedLeg
 from plumbline.shadow.exchange import HOP_BY_HOP, Event, Exchange, Send
 from plumbline.shadow.legs import assigned
 from plumbline.shadow.openapi import document
-from plumbline.shadow.recorder import Recorder, Served
+from plumbline.shadow.recorder import Recorder, Served, no_answer
 from plumbline.shadow.requests import held
 from plumbline.shadow.sampling import IDENTIFIER, SLICE, UNLABELLED, Experiment, pinned, sampled, session_pseudonym
 
@@ -176,7 +176,7 @@ class Router:
         if not sampled(self.experiment.salt, session, self.experiment.share):
             return body, None
         served = self._draft(body, decoder, session, headers, exchange)
-        if self.aligned is not None and self.aligned.switch.lets and served.reason is None:
+        if self.aligned is not None and self.aligned.lets and served.reason is None:
             named = _text(headers, b"x-plumbline-session")  # without a session nothing could be sticky
             exchange.leg = assigned(self.experiment, named) if named else "reference"
         return body, served
@@ -264,11 +264,11 @@ class Router:
         """One retry when a kept-alive connection turns out to be closed: nothing of the answer was seen yet."""
         assert self._session is not None
         try:
-            return await self._session.post(url, data=data, headers=headers)
+            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise
-            return await self._session.post(url, data=data, headers=headers)
+            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
 
     async def _models(self, exchange: Exchange, send: Send, named: str | None) -> None:
         """The one model that users can name, in a list or by itself."""
@@ -299,7 +299,7 @@ class Router:
         elif exchange.size > exchange.most:
             reason = reason or "oversize"
         elif exchange.broken:
-            reason = reason or "reference_error"
+            reason = reason or no_answer(exchange.leg)
         elif exchange.aborted and not (exchange.streamed and exchange.parts):
             reason = reason or "client_abort"
         self.recorder.offer(

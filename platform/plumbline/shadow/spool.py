@@ -33,7 +33,7 @@ from plumbline.shadow.sampling import UNLABELLED, Experiment
 
 FORMAT = "2"
 # Reasons under which what was said must not stay: nobody agreed to it.
-FORGOTTEN = frozenset({"no_consent", "withdrawn"})
+FORGOTTEN = frozenset({"no_consent", "withdrawn", "consent_unavailable"})
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS record (
@@ -245,8 +245,9 @@ class Spool:
             self._db.execute("BEGIN IMMEDIATE")
             for outcome in outcomes:
                 changed = self._db.execute(
-                    f"UPDATE record SET state = ?, reason = ?, replayed = ?, change = {NEXT_CHANGE}, "
-                    "record = CASE WHEN ? THEN NULL ELSE record END WHERE seq = ? AND state = 'pending'",
+                    f"UPDATE record SET state = ?1, reason = ?2, replayed = ?3, change = {NEXT_CHANGE}, "
+                    "record = CASE WHEN ?4 THEN NULL ELSE record END, subject = CASE WHEN ?4 THEN '' ELSE subject END "
+                    "WHERE seq = ?5 AND state = 'pending'",
                     (
                         "shed" if outcome.replayed is None else "paired",
                         outcome.reason,
@@ -285,6 +286,10 @@ class Spool:
 
     def pairs(self) -> Iterator[Pair]:
         """All pairs, in the order in which the requests were recorded."""
+        return (pair for _, pair in self.numbered_pairs())
+
+    def numbered_pairs(self) -> Iterator[tuple[int, Pair]]:
+        """All pairs with the numbers of their records, in that order."""
         after = 0
         while True:
             with self._lock:
@@ -296,8 +301,8 @@ class Spool:
             if not rows:
                 return
             after = rows[-1][0]
-            for _, record, replayed in rows:
-                yield _pair(record, replayed)
+            for seq, record, replayed in rows:
+                yield seq, _pair(record, replayed)
 
     def changes(self, after: int = 0, limit: int = 256) -> list[Change]:
         """What was settled or erased since change number `after`, in that order: for a reader who looks again and
@@ -314,11 +319,14 @@ class Spool:
             for number, seq, slice_, state, record, replayed in rows
         ]
 
-    def losses(self) -> list[Loss]:
-        """What became no pair, by slice and reason, sorted; requests refused at the door included."""
+    def losses(self, until: int | None = None) -> list[Loss]:
+        """What became no pair, by slice and reason, sorted; requests refused at the door included, all of them, for
+        they have no number. Of records those numbered up to `until`."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT slice, reason, COUNT(*) FROM record WHERE state = 'shed' GROUP BY 1, 2"
+                "SELECT slice, reason, COUNT(*) FROM record WHERE state = 'shed' AND (?1 IS NULL OR seq <= ?1)"
+                " GROUP BY 1, 2",
+                (until,),
             ).fetchall()
             door = self._door()
         lost = Counter({(slice_, reason): n for slice_, reason, n in rows}) + door

@@ -9,7 +9,9 @@
 
 All requirements must pass, an intersection-union test: each at alpha, uncorrected. Naming a slice is a union and pays
 by Holm. It is one look: who asks again once it was decided gets what was decided (`plumb shadow verdict` sees to it),
-because asking until it passes is what a fixed horizon rules out. Pure: the order of arrival does not matter.
+because asking until it passes is what a fixed horizon rules out; and it looks at no record after the one with which
+the plan was reached, because choosing the moment would rule it out as well. Beyond that the order of arrival does not
+matter.
 """
 
 import re
@@ -55,20 +57,41 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 def shadow_verdict(
     spool: Spool, labels: Labels, *, aa: AaResult | None = None, scorer: Scorer | None = None
 ) -> ShadowVerdict:
-    """Decide the experiment of a spool by the plan beside it. What still waits counts as lost."""
-    seen, root = _read(spool.pairs(), labels, scorer)
-    losses = [*spool.losses(), *_waiting(spool)]
+    """Decide the experiment of a spool by the plan beside it, on the records up to the first at which every requirement
+    had its planned sessions: who waits longer sees nothing else. What still waits among these counts as lost."""
+    plan = read_plan(spool.directory)
+    until = _horizon(((seq, see(pair, labels, scorer)) for seq, pair in spool.numbered_pairs()), plan)
+    counts, losses = spool.counts(), [*spool.losses(until), *_waiting(spool, until)]
+    # Pairs are read last: what is settled meanwhile is lost, or both, never neither.
+    within = (pair for seq, pair in spool.numbered_pairs() if until is None or seq <= until)
+    seen, root = _read(within, labels, scorer)
     return decide(
         seen,
-        spool.counts(),
+        counts,
         losses,
         experiment=spool.experiment,
-        plan=read_plan(spool.directory),
+        plan=plan,
         aa=aa,
         pairs=root,
         judge=labels.digest,
         tripped=spool.tripped(),
     )
+
+
+def _horizon(seen: Iterable[tuple[int, Seen]], plan: ShadowPlan | None) -> int | None:
+    """The number of the record with which the plan is reached, in the order of the records; None when it is not."""
+    lacking = {one.metric: (one.sessions, set[str]()) for one in plan.requirements} if plan else {}
+    for seq, one in seen if plan else ():
+        kind = "harmful_compliance" if plan and plan.is_harmful(one.slice) else "benign_refusal"
+        for metric in (kind, "helpfulness"):
+            if metric in lacking and not one.unread and (metric == kind or one.score is not None):
+                wanted, had = lacking[metric]
+                had.add(one.session)
+                if len(had) >= wanted:
+                    del lacking[metric]
+        if not lacking:
+            return seq
+    return None
 
 
 def aa_result(spool: Spool, labels: Labels, plan: ShadowPlan, *, scorer: Scorer | None = None) -> AaResult:
@@ -274,13 +297,14 @@ def _read(pairs: Iterable[Pair], labels: Labels, scorer: Scorer | None) -> tuple
     return in_order(seen), merkle_root(digests)
 
 
-def _waiting(spool: Spool) -> list[Loss]:
+def _waiting(spool: Spool, until: int | None) -> list[Loss]:
     counted: dict[str, int] = {}
     after = 0
     while page := spool.pending(256, after):
         after = page[-1][0]
-        for _, record in page:
-            counted[record.slice] = counted.get(record.slice, 0) + 1
+        for seq, record in page:
+            if until is None or seq <= until:
+                counted[record.slice] = counted.get(record.slice, 0) + 1
     return [Loss(name, "pending", n) for name, n in sorted(counted.items())]
 
 

@@ -20,6 +20,7 @@ Killed anywhere, it starts again where it was: a record is pending until its one
 
 import asyncio
 import contextlib
+import logging
 import math
 import sqlite3
 import time
@@ -86,6 +87,7 @@ class Worker:
         self.compared = "reference" not in self.legs
         self._comparing = asyncio.Lock()
         self._slices: set[str] = set()
+        self._complained = False
 
     async def run(
         self, stop: asyncio.Event, *, ending: asyncio.Event | None = None, unreachable_s: float = math.inf
@@ -118,7 +120,7 @@ class Worker:
                         await self._settle(outcomes)
                         continue
                     if len(waiting) < self.concurrency:
-                        page = await asyncio.to_thread(self.spool.pending, PAGE, read_to)
+                        page = await self._more(read_to)
                         read_to = page[-1][0] if page else read_to
                         waiting.extend(page)
                     if backoff:
@@ -154,6 +156,21 @@ class Worker:
                     task.cancel()
                 await asyncio.gather(*busy, return_exceptions=True)
                 await self._settle(outcomes)
+
+    async def _more(self, after: int) -> list[_Job]:
+        """The next records that wait. None while the spool cannot be read: they wait there, and it is asked again."""
+        try:
+            return await asyncio.to_thread(self.spool.pending, PAGE, after)
+        except sqlite3.OperationalError as error:
+            self._complain(error)
+            await asyncio.sleep(0.2)
+            return []
+
+    def _complain(self, error: sqlite3.Error) -> None:
+        """To the log, once for as long as it lasts."""
+        if not self._complained:
+            logging.getLogger("plumbline").warning("the worker waits for its spool: %s", error)
+        self._complained = True
 
     def _nobody_there(self, seconds: float) -> PlumblineError:
         return PlumblineError(
@@ -226,7 +243,9 @@ class Worker:
             return
         try:
             await asyncio.to_thread(self.spool.settle, decided)
-        except sqlite3.Error:  # The disk is full: what was decided waits here, and in the spool as pending.
+            self._complained = False
+        except sqlite3.OperationalError as error:  # The disk is full: what was decided waits here, and as pending.
+            self._complain(error)
             for outcome in decided:
                 outcomes.put_nowait(outcome)
             await asyncio.sleep(0.2)

@@ -97,15 +97,19 @@ class Releases:
     def passing_shadow(self, reference: str, aligned: str, *, max_age: timedelta | None = None) -> ShadowVerdict | None:
         """The newest shadow verdict about these two policies, if it is a PASS and no older than `max_age`.
 
-        A later REGRESSED about them takes an earlier PASS away; what was not decided changes nothing.
+        A later REGRESSED about them takes an earlier PASS away. What was not decided changes nothing, and a PASS of an
+        experiment that was decided before does not count.
         """
         since = "" if max_age is None else timestamp(self._database.clock() - max_age)
         return self._passing_shadow(reference, aligned, since)
 
     def _passing_shadow(self, reference: str, aligned: str, since: str) -> ShadowVerdict | None:
         row = self._database.row(
-            "SELECT verdict, body FROM shadow_verdict WHERE reference = ? AND aligned = ? AND decided = 1 AND"
-            " verdict IN ('PASS', 'REGRESSED') AND recorded_at >= ? ORDER BY recorded_at DESC, digest DESC",
+            "SELECT verdict, body FROM shadow_verdict AS one WHERE reference = ? AND aligned = ? AND decided = 1 AND"
+            " (verdict = 'REGRESSED' OR verdict = 'PASS' AND NOT EXISTS (SELECT 1 FROM shadow_verdict AS first WHERE"
+            " first.experiment = one.experiment AND first.reference = one.reference AND first.aligned = one.aligned AND"
+            " first.decided = 1 AND (first.recorded_at, first.digest) < (one.recorded_at, one.digest)))"
+            " AND recorded_at >= ? ORDER BY recorded_at DESC, digest DESC",
             (reference, aligned, since),
         )
         passed = row is not None and row["verdict"] == Verdict.PASS.value
