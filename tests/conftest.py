@@ -1,6 +1,6 @@
 """What every room may use: a tiny policy made on the spot, real data if it is here, and the order on several workers.
 
-`make unit` gives the tests to several workers (pytest-xdist); plain `pytest` is one process and the usual order.
+`make unit` gives the tests to three workers (pytest-xdist); plain `pytest` is one process and the usual order.
 """
 
 import gc
