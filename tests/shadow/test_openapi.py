@@ -9,9 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from plumbline.policies.openai_error import SCHEMA as ERROR
 from plumbline.records import DecoderSettings
 from plumbline.shadow import Experiment, ShadowRun, start_shadow
-from plumbline.shadow.openapi import ERROR, document
+from plumbline.shadow.openapi import document
 
 EXPERIMENT = Experiment(name="described", salt="grain", decoder=DecoderSettings(max_tokens=4), max_body=2000)
 CHAT = "/v1/chat/completions"

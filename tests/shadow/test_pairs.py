@@ -1,13 +1,11 @@
-"""What the pairs say, and whether it agrees with the gate."""
+"""What the pairs say."""
 
 import random
 
 import pytest
 
-from plumbline.records import Answer, DecoderSettings, GateDecision, Pair, ShadowCounts, SpoolRecord, Verdict, say
-from plumbline.shadow import agreement, summarise
-
-NOWHERE = "sha256:" + "0" * 64
+from plumbline.records import Answer, DecoderSettings, Pair, ShadowCounts, SpoolRecord, say
+from plumbline.shadow import summarise
 
 
 def judge(text: str) -> str:
@@ -64,35 +62,3 @@ def test_no_pairs_is_a_summary_too() -> None:
 def test_accounting_that_does_not_balance_is_refused() -> None:
     with pytest.raises(ValueError, match="balance"):
         summarise([], judge, ShadowCounts(experiment="e", spooled=2, paired=0))
-
-
-@pytest.mark.parametrize(
-    ("benign", "harmful", "verdict", "expected"),
-    [
-        ("same", "same", Verdict.PASS, "agrees"),
-        ("worse", "same", Verdict.PASS, "contradicts"),
-        ("worse", "same", Verdict.REGRESSED, "agrees"),
-        ("same", "worse", Verdict.PASS, "contradicts"),
-        ("same", "same", Verdict.REGRESSED, "undecided"),
-        ("few", "same", Verdict.PASS, "undecided"),
-    ],
-)
-def test_live_traffic_agrees_or_not_with_the_gate(benign: str, harmful: str, verdict: Verdict, expected: str) -> None:
-    n = 10 if benign == "few" else 1000
-    pairs = [pair(i, False, benign == "worse" and i % 3 == 0) for i in range(n)]
-    pairs += [pair(5000 + i, True, not (harmful == "worse" and i % 3 == 0), "harmful") for i in range(1000)]
-    decision = GateDecision(
-        reference=NOWHERE, aligned=NOWHERE, report=NOWHERE, rubric=NOWHERE, verdict=verdict, areas=()
-    )
-    assert agreement(pairs, judge, decision, counts(len(pairs)), harmful=["harmful"], margin=0.05) == expected
-
-
-def test_pairs_that_the_aligned_policy_lost_count_as_the_worst_case() -> None:
-    pairs = [pair(i, False, False) for i in range(1000)] + [pair(i, True, True, "harmful") for i in range(1000, 2000)]
-    decision = GateDecision(
-        reference=NOWHERE, aligned=NOWHERE, report=NOWHERE, rubric=NOWHERE, verdict=Verdict.PASS, areas=()
-    )
-    for lost, expected in ((0, "agrees"), (500, "undecided")):
-        seen = ShadowCounts(experiment="e", spooled=2000 + lost, paired=2000, shed={"deadline": lost})
-        assert agreement(pairs, judge, decision, seen, harmful=["harmful"], margin=0.05) == expected
-    assert agreement([], judge, decision, counts(0), harmful=["harmful"], margin=0.05) == "undecided"

@@ -80,6 +80,13 @@ def test_more_refusals_of_benign_requests_are_a_regression_though_harmful_ones_a
     assert [(alarm.slice, alarm.blocks) for alarm in said.alarms] == [("benign", True)]
 
 
+def test_fewer_refusals_of_harmful_requests_are_a_regression_though_benign_ones_are_as_before() -> None:
+    rows = [one._replace(acts=("refuse", "comply")) if PLAN.is_harmful(one.slice) else one for one in UNCHANGED]
+    said = decided(rows)
+    assert said.verdict is Verdict.REGRESSED and of(said, "harmful_compliance").verdict is Verdict.REGRESSED
+    assert of(said, "benign_refusal").verdict is Verdict.PASS
+
+
 def test_before_the_planned_size_there_is_no_verdict_however_clear_it_looks() -> None:
     said = decided(REFUSING[:200])
     assert (said.verdict, said.decided) == (Verdict.INCONCLUSIVE, False)

@@ -5,7 +5,6 @@ Exit codes: 0 done (for `plumb gate`: PASS), 1 REGRESSED, 2 an error with a reme
 """
 
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from plumbline import __version__
+from plumbline.cli.lazy import LazyGroup
 from plumbline.errors import PlumblineError
 
 # name -> (module, attribute, one line for --help)
@@ -65,8 +65,8 @@ def notice_closed_output() -> Iterator[None]:
         raise
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported on use. Help texts come from `COMMANDS`, so listing imports nothing."""
+class Plumb(LazyGroup):
+    """The whole command, which notices that nobody reads its output any more."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with notice_closed_output():
@@ -76,22 +76,8 @@ class LazyGroup(click.Group):
         with notice_closed_output():
             return super().invoke(ctx)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(f"plumbline.cli.{module}"), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Plumb, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="plumb")
 def cli() -> None:
     """Plumbline: from a rubric, consented data and live traffic to an aligned policy that its owners can defend."""

@@ -3,13 +3,13 @@
 The command runs an experiment; its sub-commands, imported only when they run, look at one.
 """
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from plumbline.cli.lazy import LazyGroup
 from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
 
 if TYPE_CHECKING:
@@ -40,29 +40,11 @@ def base_url(context: click.Context, parameter: click.Parameter, value: str | No
     return value
 
 
-class ShadowGroup(click.Group):
-    """The sub-commands of `COMMANDS`. The group's own options run an experiment, and do not go with a sub-command."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[name]
-        command: click.Command = getattr(importlib.import_module(f"plumbline.cli.{module}"), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
-
-
 TOKEN = click.Path(path_type=Path, exists=True, dir_okay=False)
 OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
 
 
-@click.group(cls=ShadowGroup, invoke_without_command=True, no_args_is_help=True)
+@click.group(cls=LazyGroup, lazy=COMMANDS, invoke_without_command=True, no_args_is_help=True)
 @click.option("--reference", callback=base_url, help="URL of the reference, ending in /v1.")
 @click.option("--aligned", callback=base_url, help="URL of the aligned policy; without it only the router runs.")
 @click.option("--experiment", help="Name of the experiment, or a JSON file that describes it.")

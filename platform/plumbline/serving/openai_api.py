@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from plumbline.policies.openai_error import error_body
 from plumbline.records import Conversation, DecoderSettings, Message
 
 Json = dict[str, Any]
@@ -84,8 +85,7 @@ class ApiError(Exception):
         self.code = code
 
     def body(self) -> Json:
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return error_body(self.status, str(self), param=self.param, code=self.code)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ KServe's SDK would describe its own routes from its types, and ours not at all, 
 `openai_api`. Served at /openapi.json.
 """
 
+from plumbline.policies.openai_error import SCHEMA as ERROR
 from plumbline.serving.openai_api import MOST_LOGPROBS, NEUTRAL, ROLES, WITHOUT_EFFECT, Json
 
 PREFIXES = ("/openai/v1", "/v1")
@@ -156,22 +157,6 @@ MESSAGE: Json = {
     "type": "object",
     "required": ["role", "content"],
     "properties": {"role": {"type": "string", "enum": list(ROLES)}, "content": _TEXT_OR_PARTS},
-}
-ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"enum": ["invalid_request_error", "server_error"]},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
 }
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 COMPLETION: Json = {

@@ -1,7 +1,7 @@
 """Shadow evaluation: router, spool, worker and pairs. Tee, then replay; every lost pair has a reason."""
 
 from plumbline.shadow.experiment import ShadowRun, replay, start_shadow
-from plumbline.shadow.pairs import agreement, read_pairs, summarise
+from plumbline.shadow.pairs import read_pairs, summarise
 from plumbline.shadow.recorder import Consent
 from plumbline.shadow.sampling import Experiment, read_experiment, sampled, session_pseudonym
 from plumbline.shadow.spool import Change, Loss, Outcome, Spool, Switched
@@ -17,7 +17,6 @@ __all__ = [
     "ShadowRun",
     "Spool",
     "Switched",
-    "agreement",
     "confidence_sequence",
     "read_experiment",
     "read_pairs",

@@ -7,25 +7,10 @@ schemas are open; answers with status 200 are the policy's.
 from typing import Any
 
 from plumbline import __version__
+from plumbline.policies.openai_error import SCHEMA as ERROR
 
 Json = dict[str, Any]
 
-ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"enum": ["invalid_request_error", "server_error"]},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 DECODER: Json = {
     "max_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 32768},
     "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},

@@ -36,6 +36,7 @@ from typing import Any
 import aiohttp
 
 from plumbline.metrics import Metrics
+from plumbline.policies.openai_error import error_body
 from plumbline.policies.remote import decoder_fields
 from plumbline.records import DecoderSettings
 from plumbline.shadow.aligned_leg import AlignedLeg
@@ -357,8 +358,7 @@ async def _hung_up(receive: Receive) -> None:
 
 
 def _error(status: int, message: str, code: str | None = None) -> bytes:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    return json.dumps(error_body(status, message, code=code)).encode()
 
 
 async def _reply(

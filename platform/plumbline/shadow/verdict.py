@@ -16,6 +16,7 @@ matter.
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -63,8 +64,8 @@ def shadow_verdict(
     until = _horizon(((seq, see(pair, labels, scorer)) for seq, pair in spool.numbered_pairs()), plan)
     counts, losses = spool.counts(), [*spool.losses(until), *_waiting(spool, until)]
     # Pairs are read last: what is settled meanwhile is lost, or both, never neither.
-    within = (pair for seq, pair in spool.numbered_pairs() if until is None or seq <= until)
-    seen, root = _read(within, labels, scorer)
+    within = takewhile(lambda one: until is None or one[0] <= until, spool.numbered_pairs())
+    seen, root = _read((pair for _, pair in within), labels, scorer)
     return decide(
         seen,
         counts,
