@@ -19,7 +19,7 @@ from plumbline.reconcile.crds import definition, main, schema
 from plumbline.records.resources import BY_KIND, RESOURCES, Resource
 
 FOLDER = CHARTS / "plumbline-crds" / "templates"
-EXAMPLES = sorted((CHARTS / "examples").glob("*.yaml"))
+EXAMPLES = sorted((CHARTS / "plumbline" / "examples").glob("*.yaml"))
 KINDS = [resource.kind for resource in RESOURCES]
 Rendered = Callable[..., list[Doc]]
 

@@ -182,7 +182,7 @@ def test_a_line_is_reconciled_and_its_namespace_goes_while_the_operator_is_down(
     kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=120s")
 
 
-EXAMPLES = sorted((CHARTS / "examples").glob("*.yaml"))
+EXAMPLES = sorted((CHARTS / "plumbline" / "examples").glob("*.yaml"))
 
 
 @pytest.mark.usefixtures("definitions")
