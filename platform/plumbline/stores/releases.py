@@ -145,26 +145,63 @@ class Releases:
                 self._append(release, policy, decision, reason, actor, "promote", shadow, without_shadow)
             return self.release_audit(release)[-1]
 
-    def rollback(self, release: str, *, reason: str, actor: str) -> ReleaseAudit:
-        """Point a release at the policy that users had before the present one; again, at the one before that.
+    def grounds(self, release: str, policy: str, *, max_age: timedelta = MAX_AGE) -> tuple[str, str]:
+        """What a promotion would rest on: the digests of the gate decision and of the shadow verdict, both passing,
+        both about this very policy against what users have now, neither older than `max_age`.
+
+        Raises PlumblineError, saying what is missing. A release that names no policy yet has no grounds: its first
+        entry is a person's word about what users have.
+        """
+        current = self.current_release(release)
+        if current is None:
+            raise _refused(release, policy, "it names no policy yet, and nothing can be compared with what users have")
+        decision = self._newest_decision(release, current.policy, policy)
+        self._require_pass(release, policy, decision, current)
+        recorded = self._database.value("SELECT recorded_at FROM decision WHERE digest = ?", (decision,))
+        if recorded < timestamp(self._database.clock() - max_age):
+            raise _refused(release, policy, f"decision {short(decision)} is older than {max_age.days} days")
+        return decision, self._require_shadow(release, policy, current, max_age)
+
+    def names(self) -> list[str]:
+        """Every release that names a policy."""
+        return [str(row[0]) for row in self._database.rows("SELECT DISTINCT release FROM release ORDER BY release")]
+
+    def recorded_at(self, digest: str) -> str:
+        """When a gate decision or a shadow verdict was recorded; empty for one that is not stored."""
+        for table in ("decision", "shadow_verdict"):
+            found = self._database.value(f"SELECT recorded_at FROM {table} WHERE digest = ?", (digest,))
+            if found is not None:
+                return str(found)
+        return ""
+
+    def earlier(self, release: str) -> list[ReleaseAudit]:
+        """What users had before the present policy, the last first: whereto a rollback may go. What was rolled back is
+        not among it."""
+        served: list[ReleaseAudit] = []
+        for entry in self.release_audit(release):
+            if entry.action != "rollback":
+                served.append(entry)
+            while served and served[-1].policy != entry.policy:
+                served.pop()
+        return [entry for entry in reversed(served) if entry.policy != served[-1].policy]
+
+    def rollback(self, release: str, *, reason: str, actor: str, to: str | None = None) -> ReleaseAudit:
+        """Point a release at the policy that users had before the present one; again, at the one before that. `to`
+        names one of those before, and goes back to it in one move.
 
         Raises PlumblineError where there is none.
         """
         with self._database.transaction():
-            served: list[ReleaseAudit] = []
-            for entry in self.release_audit(release):
-                if entry.action != "rollback":
-                    served.append(entry)
-                while served and served[-1].policy != entry.policy:
-                    served.pop()
-            earlier = [entry for entry in served if entry.policy != served[-1].policy]
+            earlier = [entry for entry in self.earlier(release) if to in (None, entry.policy)]
             if not earlier:
                 raise PlumblineError(
-                    f"release {release!r} names no policy before the present one",
+                    f"release {release!r} names no policy before the present one"
+                    if to is None
+                    else f"release {release!r} did not name policy {short(to)} before the present one",
                     consequence="users keep the policy they have",
                     remedy="see `plumb release history`; another policy takes `plumb release promote`",
                 )
-            self._append(release, earlier[-1].policy, earlier[-1].decision, reason, actor, "rollback", None, None)
+            self._append(release, earlier[0].policy, earlier[0].decision, reason, actor, "rollback", None, None)
             return self.release_audit(release)[-1]
 
     def release_audit(self, release: str) -> list[ReleaseAudit]:
