@@ -137,35 +137,15 @@ def direct(reference: int, aligned: int, folder: Path, cores: Cores) -> Iterator
 
 @contextlib.contextmanager
 def plumbline(reference: int, aligned: int, folder: Path, cores: Cores) -> Iterator[Side]:
-    """`plumb shadow`, router and worker as it starts them, with consent by the ledger."""
-    with router("plumbline", reference, aligned, folder, cores) as side:
-        yield side
-
-
-@contextlib.contextmanager
-def apart(reference: int, aligned: int, folder: Path, cores: Cores) -> Iterator[Side]:
-    """The router alone, and `plumb shadow replay --follow` as a process of its own with a lower priority: two pods."""
-    with router("apart", reference, aligned, folder, cores, "--no-worker") as side:
-        command = ["nice", "-n", "10", PLUMB, "shadow", "replay", "--follow", "--spool", str(folder / "spool")]
-        command += ["--aligned", f"http://127.0.0.1:{aligned}/v1", "--ledger", str(folder / "ledger.sqlite")]
-        worker = started(command, cores.middle, folder / "worker.log")
-        try:
-            side.processes.append(worker)
-            yield side
-        finally:
-            stopped(worker)
-
-
-@contextlib.contextmanager
-def router(name: str, reference: int, aligned: int, folder: Path, cores: Cores, *more: str) -> Iterator[Side]:
+    """`plumb shadow`: router, and worker and monitor as it starts them, with consent by the ledger."""
     spool, experiment, ledger = folder / "spool", folder / "experiment.json", folder / "ledger.sqlite"
     experiment.write_text(json.dumps({"name": "bench", "salt": "grain", "max_pending": 500_000}))
     consent_of(ledger)
     port = free_port()
     command = [PLUMB, "shadow", "--reference", f"http://127.0.0.1:{reference}/v1"]
     command += ["--aligned", f"http://127.0.0.1:{aligned}/v1", "--experiment", str(experiment)]
-    command += ["--spool", str(spool), "--port", str(port), "--ledger", str(ledger), *more]
-    with running(name, command, port, cores, folder / "plumb.log") as side:
+    command += ["--spool", str(spool), "--port", str(port), "--ledger", str(ledger)]
+    with running("plumbline", command, port, cores, folder / "plumb.log") as side:
         side.spool = spool
         yield side
 
@@ -260,7 +240,7 @@ def running(name: str, command: list[str], port: int, cores: Cores, log: Path | 
         stopped(process)
 
 
-SIDES = {"direct": direct, "plumbline": plumbline, "apart": apart, "envoy": envoy, "nginx": nginx}
+SIDES = {"direct": direct, "plumbline": plumbline, "envoy": envoy, "nginx": nginx}
 
 
 def missing(name: str) -> str | None:

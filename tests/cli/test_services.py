@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
-from plumbline.shadow import Experiment, ShadowRun, Spool
+from plumbline.shadow import Experiment, Spool
 
 SOURCES = '{"app": "a token that is long enough"}'
 
@@ -134,15 +134,6 @@ def test_a_spool_from_another_version_is_refused_by_every_command(plumb):
         assert plumb("shadow", *command).faulted("another version of Plumbline (format 1, not 2)"), command
 
 
-def test_the_router_gives_its_worker_a_judge_so_that_refusals_are_counted(plumb, monkeypatch):
-    started = []
-    monkeypatch.setattr(ShadowRun, "serve", lambda run: started.append(run))  # all but the endless part
-    urls = ("--reference", "http://127.0.0.1:1/v1", "--aligned", "http://127.0.0.1:2/v1")
-    assert plumb("shadow", *urls, "--experiment", "e", "--spool", "spool", "--port", "0").code == 0
-    judge = started[0].worker.judge
-    assert (judge("I cannot help with that."), judge("Find its id with ps.")) == ("refuse", "comply")
-
-
 @pytest.mark.slow
 def test_a_shadow_says_where_users_ask_and_where_to_look_and_ends_on_sigterm(plumb, wait_for):
     urls = ("--reference", "http://127.0.0.1:1/v1", "--aligned", "http://127.0.0.1:2/v1")
@@ -182,6 +173,26 @@ def test_a_worker_accounts_for_every_record_and_asks_consent_again(plumb, spool)
     plumb.import_messages()
     said = plumb("shadow", "replay", "--spool", "spool", "--aligned", "http://127.0.0.1:1/v1")
     assert (said.code, said.out) == (0, "1 spooled = 0 paired + 0 pending + 1 shed: withdrawn\n")
+
+
+@pytest.mark.slow
+def test_a_following_worker_waits_for_the_router_that_makes_its_spool_and_serves_the_monitor(plumb, wait_for):
+    plumb.import_messages()
+    asked = ("shadow", "replay", "--spool", "later", "--aligned", "http://127.0.0.1:1/v1")
+    assert plumb(*asked, "--monitor-port", "0").faulted("--monitor-port goes with --follow")
+    process = plumb.start(*asked, "--follow", "--monitor-port", "0")
+    try:
+        assert "waiting for a router" in wait_for(process, "waiting")
+        Spool(plumb.folder / "later", Experiment(name="e", salt="grain")).close()
+        monitor = wait_for(process, "metrics at").split("metrics at ")[1].strip()
+        while True:
+            assert process.poll() is None
+            with contextlib.suppress(urllib.error.URLError):
+                assert b'"pending":0' in urllib.request.urlopen(f"{monitor}/v1/status", timeout=10).read()
+                break
+            time.sleep(0.05)
+    finally:
+        ends_well(process)
 
 
 @pytest.mark.slow

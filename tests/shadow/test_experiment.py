@@ -1,155 +1,169 @@
-"""The standalone router and worker, killed and started again."""
+"""`plumb shadow` as processes, router and worker apart, each killed and started again."""
 
-import http.client
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from plumbline.errors import PlumblineError
+from plumbline.feedback import ConsentDesk, Pseudonyms
 from plumbline.records import ShadowCounts
 from plumbline.shadow import Experiment, Spool, replay
-from plumbline.shadow.__main__ import consent_list, main
+from plumbline.stores import Ledger
+from shadow.client import ask, chat, until
 
 EXPERIMENT = Experiment(name="e", salt="grain")
+ANA = f"s-{1:032x}"
+PLUMB = Path(sys.executable).with_name("plumb")
 
 
-class Standalone:
-    """`python -m plumbline.shadow` as a process."""
+class Shadow:
+    """`plumb shadow` as a process, with a ledger in which ana consents."""
 
-    def __init__(self, folder: Path, reference: str, aligned: str | None, port: int) -> None:
-        self.port = port
+    def __init__(self, folder: Path, reference: str, *more: str) -> None:
         self.spool = folder / "spool"
-        (folder / "experiment.json").write_text(EXPERIMENT.model_dump_json())
-        (folder / "consent").write_text("ana\n")
-        command = [sys.executable, "-m", "plumbline.shadow", "--experiment", str(folder / "experiment.json")]
-        command += ["--reference", reference, "--spool", str(self.spool), "--port", str(port)]
-        command += ["--consent", str(folder / "consent"), *(["--aligned", aligned] if aligned else [])]
-        self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 20
-        while self.get("/healthz") is None:
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-
-    def get(self, path: str) -> str | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        except OSError:
-            return None
-        finally:
-            connection.close()
+        self.ledger = folder / "ledger.sqlite"
+        if not self.ledger.exists():
+            with Ledger(self.ledger) as ledger:
+                notice = ledger.consent.register_notice("n", "1", "We compare answers to what you write.")
+                ConsentDesk(ledger, Pseudonyms(bytes(16))).give(ANA, ["evaluation"], notice)
+        command = [str(PLUMB), "shadow", "--experiment", "e", "--salt", "grain", "--reference", reference]
+        command += ["--spool", str(self.spool), "--port", "0", "--ledger", str(self.ledger), *more]
+        self.log = folder / f"log-{time.monotonic_ns()}"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log, cwd=folder)
+        until(lambda: self.process.poll() is not None or "Ctrl-C" in self.log.read_text())
+        said = self.log.read_text()
+        assert "users ask " in said, said
+        self.url = said.split("users ask ")[1].split(";")[0]
+        self.monitor = said.split("metrics at ")[1].split(";")[0] if "metrics at" in said else None
 
     def chat(self, text: str) -> int:
-        body = {"model": "reference", "messages": [{"role": "user", "content": text}]}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"x-plumbline-subject": "ana"})
-        status = connection.getresponse().status
-        connection.close()
-        return status
+        return ask(self.url, chat(text), x_plumbline_subject=ANA)[0]
+
+    def watched(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.monitor}{path}", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    @property
+    def worker(self) -> psutil.Process | None:
+        """The process that asks the other policy and watches; None while there is none."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return next((one for one in psutil.Process(self.process.pid).children() if alive(one)), None)
+        return None
 
     def counts(self) -> ShadowCounts:
-        spool = Spool.existing(self.spool)
-        try:
+        with contextlib.closing(Spool.existing(self.spool)) as spool:
             return spool.counts()
-        finally:
-            spool.close()
 
-    def wait_for(self, paired: int) -> None:
-        deadline = time.monotonic() + 30
-        while self.counts().paired < paired:
-            assert time.monotonic() < deadline, self.counts()
-            time.sleep(0.02)
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(20)
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+Start = Callable[..., Shadow]
 
 
 @pytest.fixture
-def port() -> int:
-    import socket
+def start(tmp_path: Path, reference: Any) -> Iterator[Start]:
+    begun: list[Shadow] = []
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    def begin(*more: str) -> Shadow:
+        begun.append(Shadow(tmp_path, reference.url, *more))
+        return begun[-1]
+
+    yield begin
+    for shadow in begun:
+        if shadow.process.poll() is None:
+            shadow.end(signal.SIGKILL)
 
 
-def test_killed_and_started_again_it_loses_no_record_and_pairs_none_twice(
-    tmp_path: Path, reference: Any, aligned: Any, port: int
-) -> None:
+def test_killed_and_started_again_it_loses_no_record_and_pairs_none_twice(start: Start, aligned: Any) -> None:
     aligned.delay_s = 0.05
-    first = Standalone(tmp_path, reference.url, aligned.url, port)
+    first = start("--aligned", aligned.url)
     assert {first.chat(f"q{i}") for i in range(60)} == {200}
-    first.wait_for(10)
-    deadline = time.monotonic() + 10
-    while first.counts().spooled < 60 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    first.kill()
+    until(lambda: first.counts().paired >= 10 and first.counts().spooled == 60)
+    worker = first.worker
+    first.end(signal.SIGKILL)
+    assert worker is not None
+    until(lambda: not alive(worker))  # it does not outlive its router
     acknowledged = first.counts()
     assert acknowledged.spooled == 60 and acknowledged.balanced
 
-    second = Standalone(tmp_path, reference.url, aligned.url, port)
-    second.wait_for(60)
-    assert second.stop() == 0
+    second = start("--aligned", aligned.url)
+    until(lambda: second.counts().paired == 60)
+    assert second.end() == 0
     counts = second.counts()
     assert (counts.spooled, counts.paired, counts.pending, counts.shed) == (60, 60, 0, {})
-    spool = Spool.existing(second.spool)
-    texts = Counter(pair.spooled.messages[0].content for pair in spool.pairs())
-    spool.close()
+    with contextlib.closing(Spool.existing(second.spool)) as spool:
+        texts = Counter(pair.spooled.messages[0].content for pair in spool.pairs())
     assert texts == Counter(f"q{i}" for i in range(60))
 
 
-def test_a_router_alone_fills_the_spool_and_a_replay_drains_it_later(
-    tmp_path: Path, reference: Any, aligned: Any, port: int
+def test_a_worker_that_dies_costs_no_user_anything_and_comes_again(start: Start, aligned: Any) -> None:
+    run = start("--aligned", aligned.url)
+    assert run.chat("before") == 200
+    until(lambda: run.counts().paired == 1)
+    worker = run.worker
+    assert worker is not None and worker.nice() == 10, "users come before their shadow"
+    worker.kill()
+    assert run.chat("between") == 200
+    until(lambda: run.counts().paired == 2)
+    until(lambda: json.loads(run.watched("/v1/status"))["counts"]["paired"] == 2)
+    assert "a child process ended with code -9" in run.log.read_text()
+    assert run.end() == 0
+
+
+def test_the_worker_counts_refusals_for_the_monitor_and_a_ledgers_address_is_in_no_command_line(
+    start: Start, aligned: Any
 ) -> None:
-    router = Standalone(tmp_path, reference.url, None, port)
+    aligned.answer = lambda body: "I cannot help with that."
+    run = start("--aligned", aligned.url)
+    assert run.chat("who is ana?") == 200
+    until(lambda: run.counts().paired == 1)
+    refused = 'plumbline_shadow_refusals_total{experiment="e",leg="aligned",slice="unlabelled"} 1.0'
+    assert refused in run.watched("/metrics")
+    assert run.worker is not None and not any(str(run.ledger) in word for word in run.worker.cmdline())
+    assert run.end(signal.SIGINT) == 0
+
+
+def test_users_of_an_ab_experiment_get_the_reference_once_nobody_sees_what_it_does(tmp_path: Path) -> None:
+    from plumbline import processes
+    from plumbline.cli import shadow
+
+    experiment = Experiment(name="e", salt="grain", mode="ab", ab_share=0.5)
+    with contextlib.closing(Spool(tmp_path / "spool", experiment)) as spool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "RESTART_S", (0.01, 0.01))
+            with shadow.beside(0, spool, {"no-such-option": 1}, {}):
+                until(spool.tripped, seconds=60)
+        assert spool.tripped() == "its monitor has ended 3 times: nobody can see whether it does harm"
+
+
+def test_a_router_alone_fills_the_spool_and_a_replay_drains_it_later(start: Start, aligned: Any) -> None:
+    router = start("--aligned", aligned.url, "--no-worker")
     for i in range(5):
         assert router.chat(f"q{i}") == 200
-    assert router.stop() == 0
+    assert router.worker is None and router.monitor is None
+    assert router.end() == 0
     assert router.counts().pending == 5
-    spool = Spool.existing(router.spool)
-    replay(spool, aligned.url, consent=lambda subject: True)
-    assert spool.counts().paired == 5
-    spool.close()
-
-
-def test_what_is_wrong_with_the_command_is_said_with_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "e.json").write_text('{"name": "e"}')
-    arguments = ["--experiment", str(tmp_path / "e.json"), "--reference", "http://x/v1", "--spool", str(tmp_path / "s")]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert "is not a shadow experiment" in capsys.readouterr().err
-
-
-def test_a_consent_file_is_read_anew_and_its_loss_is_no_consent(tmp_path: Path) -> None:
-    import os
-
-    file = tmp_path / "consent"
-    file.write_text("ana\n")
-    consents = consent_list(file)
-    assert consents("ana") and not consents("ben")
-    file.write_text("ben\n")
-    os.utime(file, (1, 1))
-    assert consents("ben") and not consents("ana")
-    file.unlink()
-    with pytest.raises(OSError):
-        consents("ben")
-    assert not consent_list(None)("ana")
+    with contextlib.closing(Spool.existing(router.spool)) as spool:
+        replay(spool, aligned.url, consent=lambda subject: True)
+        assert spool.counts().paired == 5
 
 
 def test_a_spool_of_another_experiment_is_refused(tmp_path: Path) -> None:

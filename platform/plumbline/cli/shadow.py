@@ -1,8 +1,12 @@
 """`plumb shadow`: users are served, and what they asked is paired with what another policy says. Stops on SIGTERM.
 
-The command runs an experiment; its sub-commands, imported only when they run, look at one.
+The command runs an experiment; its sub-commands, imported only when they run, look at one. The router runs here; its
+worker and monitor are a `plumb shadow replay --follow` of their own, which this command starts, keeps running and ends.
 """
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +15,7 @@ from click.core import ParameterSource
 
 from plumbline.cli.lazy import LazyGroup
 from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
+from plumbline.sockets import listen
 
 if TYPE_CHECKING:
     from plumbline.metrics import Metrics
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from plumbline.shadow.observed import Labels
     from plumbline.shadow.recorder import Consent
 
+ENTRY = "from plumbline.cli.main import main; main()"
+UNSEEN = 3  # ends of the monitor, after which users of an A/B experiment get the reference
 MODES = click.Choice(["shadow", "aa", "ab"])
 SETTINGS = ("mode", "ab_share", "salt", "share", "reference_model", "aligned_model")
 # name -> (module, attribute, one line for --help)
@@ -65,7 +72,7 @@ OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
 @click.option("--judge", type=TOKEN, help="A judge that `plumb judge fit` wrote (default: a list of refusal prefixes).")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=PORT, default=8080, show_default=True)
-@click.option("--monitor-port", type=PORT, help="Port of the monitor: status, metrics (default: any free one).")
+@click.option("--monitor-port", type=PORT, help="Port of the monitor (default: any free one; with --no-worker: none).")
 @stores
 @click.pass_context
 def shadow(ctx: click.Context, /, **options: Any) -> None:
@@ -106,41 +113,75 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Every fault is found before the first request."""
     from plumbline.cli.shadow_verdict import labels_of
-    from plumbline.evaluation import TextJudge
     from plumbline.shadow.experiment import ShadowRun
     from plumbline.stores.releases import MAX_AGE
 
     described = experiment_from(experiment, settings)
     if described.mode == "ab" and aligned is None:
         raise click.UsageError("mode ab needs --aligned URL")
-    labels = labels_of(judge)
-    store, counted_by = open_ledger(ledger), TextJudge()
-    started = ShadowRun(
-        described,
-        reference,
-        aligned,
-        spool,
-        worker=not no_worker,
-        consent=consent_for_evaluation(ledger),
-        judge=lambda text: counted_by.act(text).value,
-        host=host,
-        port=port,
-        concurrency=concurrency,
-        deadline_s=deadline,
-        reference_token=reference_token_file,
-        aligned_token=aligned_token_file,
-        passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other, max_age=MAX_AGE) else None,
-        monitor=lambda kept, metrics: watching(kept, metrics, labels),
-        monitor_port=monitor_port or 0,
-    )
-    for words in started.unsaid:
-        click.echo(f"note: {words}", err=True)
-    click.echo(
-        f"experiment {described.name} ({described.mode}): users ask {started.openai_url};"
-        f" status and metrics at {started.monitor_url}; Ctrl-C stops it",
-        err=True,
-    )
-    started.serve()
+    labels, store = labels_of(judge), open_ledger(ledger)
+    alone = no_worker or (aligned is None and described.mode != "aa")
+    asking: dict[str, Any] = {
+        "reference": reference,
+        "aligned": aligned,
+        "reference-token-file": reference_token_file,
+        "aligned-token-file": aligned_token_file,
+        "concurrency": concurrency,
+        "deadline": deadline,
+        "judge": judge,
+    }
+    places = {"PLUMBLINE_LEDGER": str(ledger), "PLUMBLINE_BLOBS": str(blobs)}  # a URL may hold a password
+    with contextlib.ExitStack() as ending:
+        watched = None if alone else ending.enter_context(contextlib.closing(listen(host, monitor_port or 0)))
+        started = ShadowRun(
+            described,
+            reference,
+            aligned,
+            spool,
+            worker=False,
+            consent=consent_for_evaluation(ledger),
+            host=host,
+            port=port,
+            deadline_s=deadline,
+            reference_token=reference_token_file,
+            aligned_token=aligned_token_file,
+            passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other, max_age=MAX_AGE) else None,
+            monitor=(lambda kept, metrics: watching(kept, metrics, labels)) if alone and monitor_port else None,
+            monitor_port=monitor_port or 0,
+        )
+        for words in started.unsaid:
+            click.echo(f"note: {words}", err=True)
+        seen = started.monitor_url
+        if watched is not None:
+            watched.listen(2048)  # who asks before the child is up waits for it
+            seen = f"http://{host}:{watched.getsockname()[1]}"
+            ending.enter_context(beside(watched.fileno(), started.spool, asking, places))
+        click.echo(
+            f"experiment {described.name} ({described.mode}): users ask {started.openai_url};"
+            + (f" status and metrics at {seen};" if seen else "")
+            + " Ctrl-C stops it",
+            err=True,
+        )
+        started.serve()
+
+
+@contextlib.contextmanager
+def beside(monitor: int, spool: "Spool", asking: dict[str, Any], places: dict[str, str]) -> Iterator[None]:
+    """Worker and monitor as a process of their own, which starts again when it ends. Users of an A/B experiment get the
+    reference once it has ended three times: nobody sees any more whether it does harm."""
+    from plumbline.processes import Child
+
+    def on_end(times: int) -> None:
+        if times == UNSEEN and spool.experiment.mode == "ab":
+            spool.trip(f"its monitor has ended {times} times: nobody can see whether it does harm")
+
+    command = [sys.executable, "-c", ENTRY, "shadow", "replay", "--follow", f"--beside={monitor}"]
+    command += [f"--spool={spool.directory}", *(f"--{name}={value}" for name, value in asking.items() if value)]
+    child = Child(command, pass_fds=[monitor], environment=places, on_end=on_end)
+    try:
+        yield
+    finally:
+        child.stop()
 
 
 def experiment_from(named: str, settings: dict[str, Any]) -> "Experiment":

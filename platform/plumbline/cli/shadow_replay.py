@@ -1,20 +1,25 @@
 """`plumb shadow replay | trip | forget`: what is done to a spool by hand, beside a running router or later."""
 
 import contextlib
+import os
+import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from plumbline.cli.options import AT_LEAST_ONE, open_ledger, stores, tenant_key
-from plumbline.cli.shadow import MODES, OWN_KEY, TOKEN, base_url, consent_for_evaluation, experiment_from
+from plumbline.cli.options import AT_LEAST_ONE, PORT, open_ledger, stores, tenant_key
+from plumbline.cli.shadow import MODES, OWN_KEY, TOKEN, base_url, consent_for_evaluation, experiment_from, watching
 
 if TYPE_CHECKING:
     from plumbline.records import ShadowCounts
     from plumbline.shadow import Spool
 
 SPOOL = click.Path(path_type=Path, exists=True, file_okay=False)
+BEING_MADE_S = 5.0
 OFFLINE = "offline"  # whose words a file of requests holds where it does not say
 
 
@@ -32,6 +37,10 @@ OFFLINE = "offline"  # whose words a file of requests holds where it does not sa
 @click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time.")
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for an answer.")
 @click.option("--follow", is_flag=True, help="Stay beside a running router: wait for more until SIGTERM or Ctrl-C.")
+@click.option("--monitor-port", type=PORT, help="With --follow: serve the monitor here (status, metrics, kill switch).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="With --monitor-port: the address.")
+@click.option("--judge", type=TOKEN, help="With --monitor-port: a judge that `plumb judge fit` wrote.")
+@click.option("--beside", type=int, hidden=True, help="The monitor's inherited socket, of the router that we end with.")
 @click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference"))
 @click.option("--aligned-token-file", type=TOKEN, help=OWN_KEY.format("aligned"))
 @stores
@@ -44,6 +53,10 @@ def replay(
     concurrency: int,
     deadline: float,
     follow: bool,
+    monitor_port: int | None,
+    host: str,
+    judge: Path | None,
+    beside: int | None,
     reference_token_file: Path | None,
     aligned_token_file: Path | None,
     ledger: Path,
@@ -68,6 +81,8 @@ def replay(
         "concurrency": concurrency,
         "deadline_s": deadline,
     }
+    if monitor_port is not None and not follow:
+        raise click.UsageError("--monitor-port goes with --follow")
     if requests is not None:
         if follow:
             raise click.UsageError("--requests is a file that ends; leave --follow out")
@@ -76,11 +91,59 @@ def replay(
     offered = [name for name in ("experiment", "mode", "reference_model", "aligned_model") if described[name]]
     if offered or consented_by:
         raise click.UsageError(f"--{(offered or ['consented-by'])[0].replace('_', '-')} goes with --requests")
+    if beside is not None:
+        from plumbline.processes import leave_with_parent
+
+        leave_with_parent()
+        os.nice(10)  # users before their shadow
     consent = consent_for_evaluation(ledger, must_exist=True)
-    with contextlib.closing(Spool.existing(spool)) as store:
+    with contextlib.closing(awaited(spool) if follow else Spool.existing(spool)) as store:
+        shared |= watched(store, judge, host, monitor_port, beside)
         drain(store, aligned, consent=consent, follow=follow, **shared)
         counts = store.counts()
-    click.echo(accounting(counts))
+    click.echo(accounting(counts), err=beside is not None)
+
+
+def awaited(directory: Path) -> "Spool":
+    """The spool, once a router that starts beside us has made it. A file that is no spool is refused after a while."""
+    from plumbline.errors import PlumblineError
+    from plumbline.shadow import Spool
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own
+    file, there_since = directory / "spool.sqlite", None
+    if not file.exists():
+        click.echo(f"waiting for a router to make the spool {directory}", err=True)
+    while True:
+        try:
+            return Spool.existing(directory)
+        except PlumblineError:
+            if file.exists() and there_since is None:
+                there_since = time.monotonic()
+            if there_since is not None and time.monotonic() - there_since > BEING_MADE_S:
+                raise
+            time.sleep(0.2)
+
+
+def watched(
+    spool: "Spool", judge: Path | None, host: str, monitor_port: int | None, beside: int | None
+) -> dict[str, Any]:
+    """What a worker needs to be watched by a monitor in its process; nothing where none is asked for."""
+    if monitor_port is None and beside is None:
+        return {}
+    from plumbline.cli.shadow_verdict import labels_of
+    from plumbline.evaluation import TextJudge
+    from plumbline.metrics import Metrics
+    from plumbline.sockets import listen
+
+    metrics, counted_by = Metrics(), TextJudge()
+    bound = listen(host, monitor_port or 0) if beside is None else socket.socket(fileno=beside)
+    if beside is None:
+        click.echo(f"status and metrics at http://{host}:{bound.getsockname()[1]}", err=True)
+    return {
+        "metrics": metrics,
+        "judge": lambda text: counted_by.act(text).value,
+        "monitor": (watching(spool, metrics, labels_of(judge)), bound),
+    }
 
 
 def offline(

@@ -21,11 +21,8 @@ knows them: `python -m plumbline.cli.serve` is this command with `--guardrail FI
 import argparse
 import gc
 import logging
-import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +31,7 @@ from prometheus_client import REGISTRY
 
 from plumbline.errors import PlumblineError
 from plumbline.metrics import Metrics
+from plumbline.processes import leave_with_parent
 from plumbline.serving import openai_api as wire
 from plumbline.serving.api import Api, on_api_error
 from plumbline.serving.batcher import Batcher
@@ -101,17 +99,6 @@ def _quiet_request_logs() -> None:
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)
 
 
-def _leave_with_parent() -> None:
-    """End when the process that started us is gone: its end of our standard input closes. Orphans hold ports."""
-
-    def watch() -> None:
-        while os.read(0, 1024):  # not sys.stdin: its lock would be held when the interpreter ends
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="plumbline-parent-watch", daemon=True).start()
-
-
 def read_policies(given: Sequence[str], name: str | None) -> dict[str, Path]:
     """`DIR` (named by --name), or `NAME=DIR` any number of times."""
     policies: dict[str, Path] = {}
@@ -151,7 +138,7 @@ def main(argv: Sequence[str] | None = None, guards_from: Callable[[Sequence[Path
         load_guards = None if guards_from is None else guards_from(options.guardrail)
         bound = listen(options.host, options.port) if options.fd is None else socket.socket(fileno=options.fd)
         if options.leave_with_parent:
-            _leave_with_parent()
+            leave_with_parent()
         if options.threads:
             import torch
 

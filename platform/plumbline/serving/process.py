@@ -5,7 +5,6 @@ race, and the child can take connections only once it listens, which it does onl
 Start-up takes seconds (torch, KServe), so start several and then wait for all: `wait_all`.
 """
 
-import contextlib
 import http.client
 import os
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from plumbline.errors import PlumblineError
+from plumbline.processes import end
 from plumbline.sockets import listen
 
 POLL_S = 0.05
@@ -111,16 +111,7 @@ class PredictorProcess:
 
     def stop(self, grace_s: float = 8.0) -> None:
         """SIGTERM, then SIGKILL after `grace_s` seconds. Safe to call twice."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(grace_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        end(self.process, grace_s)
 
     def _last_words(self) -> str:
         lines = [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]

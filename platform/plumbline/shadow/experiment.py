@@ -1,14 +1,17 @@
 """Running a shadow experiment: router, worker and monitor, each with an event loop of its own, over one spool.
 
-`start_shadow` runs all in threads of this process, for a laptop and for tests; `plumb shadow` and
-`python -m plumbline.shadow` (a pod) run the router here until SIGTERM. Without an aligned policy, or with
-`worker=False`, only the router runs; a worker elsewhere, or later, drains the spool (`replay`).
+`start_shadow` runs all in threads of this process, for a laptop and for tests. `plumb shadow` runs the router, and
+`plumb shadow replay --follow` (`replay`) as a process of its own for worker and monitor: in one process they take turns
+with the router, and users wait for that. Without an aligned policy, or with `worker=False`, only the router runs; a
+worker elsewhere, or later, drains the spool.
 
 An A/B experiment does not start without a passed shadow verdict about the very two policies that both ends state.
 """
 
 import asyncio
+import contextlib
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -70,7 +73,7 @@ class ShadowRun:
         one, other, self.unsaid = comparable(experiment, asked, aligned_url, aligned_key)
         policy = _require_passed(one, other, passed) if experiment.mode == "ab" else ""
         self._bound = listen(host, port)
-        self._monitor_bound = None if monitor is None else listen(host, monitor_port)
+        watched = None if monitor is None else listen(host, monitor_port)
         self.metrics = Metrics()
         self.spool = Spool(spool_dir, experiment)
         self.recorder = Recorder(self.spool, consent)
@@ -96,13 +99,10 @@ class ShadowRun:
             )
         self.metrics.registry.register(Accounting(self.spool))
         self.monitor = None if monitor is None else monitor(self.spool, self.metrics)
+        self._monitoring = None if watched is None else Served(self.monitor, watched)
         self.host, self.port = host, int(self._bound.getsockname()[1])
-        for bound in (self._bound, self._monitor_bound):
-            if bound is not None:
-                bound.listen(2048)  # who asks from now on waits for the start, and is not turned away
+        self._bound.listen(2048)  # who asks from now on waits for the start, and is not turned away
         self.server = _server(self.router)
-        self._monitor_server = None if self.monitor is None else _server(self.monitor)
-        self._monitor_thread: threading.Thread | None = None
         self._stop: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._worker_thread: threading.Thread | None = None
         self._router_thread: threading.Thread | None = None
@@ -117,13 +117,13 @@ class ShadowRun:
 
     @property
     def monitor_url(self) -> str | None:
-        bound = self._monitor_bound
-        return None if bound is None else f"http://{self.host}:{bound.getsockname()[1]}"
+        return None if self._monitoring is None else self._monitoring.url
 
     def start(self) -> "ShadowRun":
         """Start router, worker and monitor in threads; returns once the router takes requests."""
         self.start_worker()
-        self.start_monitor()
+        if self._monitoring is not None:
+            self._monitoring.start()
         self.recorder.start()
         self._router_thread = threading.Thread(target=self.server.run, args=([self._bound],), name="plumbline-router")
         self._router_thread.daemon = True
@@ -147,18 +147,11 @@ class ShadowRun:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self.server, "should_exit", True))
         self.start_worker()
-        self.start_monitor()
+        if self._monitoring is not None:
+            self._monitoring.start()
         self.recorder.start()
         self.server.run([self._bound])
         self.close()
-
-    def start_monitor(self) -> None:
-        if self._monitor_server is None or self._monitor_bound is None:
-            return
-        self._monitor_thread = threading.Thread(
-            target=self._monitor_server.run, args=([self._monitor_bound],), name="plumbline-monitor", daemon=True
-        )
-        self._monitor_thread.start()
 
     def start_worker(self) -> None:
         if self.worker is None:
@@ -203,9 +196,8 @@ class ShadowRun:
             if self._worker_thread.is_alive():
                 loop.call_soon_threadsafe(stop.set)
             self._worker_thread.join(timeout=15)
-        if self._monitor_server is not None and self._monitor_thread is not None:
-            self._monitor_server.should_exit = True
-            self._monitor_thread.join(timeout=15)
+        if self._monitoring is not None:
+            self._monitoring.stop()
         self.spool.close()
 
     def __enter__(self) -> "ShadowRun":
@@ -253,13 +245,20 @@ def worker_for(
 
 
 def replay(
-    spool: Spool, aligned_url: str | None, *, follow: bool = False, unreachable_s: float = 60.0, **options: Any
+    spool: Spool,
+    aligned_url: str | None,
+    *,
+    follow: bool = False,
+    unreachable_s: float = 60.0,
+    monitor: tuple[Any, socket.socket] | None = None,
+    **options: Any,
 ) -> None:
     """Ask the other policy everything that waits in a spool: offline shadow, by the same code.
 
     `options` are those of `worker_for`. Returns when nothing waits any more; with `follow`, on SIGTERM or SIGINT, for a
     worker that runs beside a router and for which a policy that is down is no error. Without it, PlumblineError after
-    `unreachable_s`, or while the kill switch is thrown.
+    `unreachable_s`, or while the kill switch is thrown. `monitor`, an application and the socket it is asked at, is
+    served meanwhile.
     """
     worker = worker_for(spool, aligned_url, **options)
 
@@ -274,7 +273,38 @@ def replay(
             ending.set()
             await worker.run(stop, ending=ending, unreachable_s=unreachable_s)
 
-    asyncio.run(work())
+    with contextlib.nullcontext() if monitor is None else Served(*monitor):
+        asyncio.run(work())
+
+
+class Served:
+    """An ASGI application, served from a thread between `start` and `stop`."""
+
+    def __init__(self, app: Any, bound: socket.socket) -> None:
+        bound.listen(2048)
+        self.bound = bound
+        self.server = _server(app)
+        self.thread = threading.Thread(target=self.server.run, args=([bound],), name="plumbline-monitor", daemon=True)
+
+    @property
+    def url(self) -> str:
+        host, port = self.bound.getsockname()[:2]
+        return f"http://{host}:{port}"
+
+    def start(self) -> "Served":
+        self.thread.start()
+        return self
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        if self.thread.ident is not None:
+            self.thread.join(timeout=15)
+
+    def __enter__(self) -> "Served":
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
 
 def _server(app: Any) -> uvicorn.Server:

@@ -1,0 +1,101 @@
+"""Child processes that end with their parent, however that ends: orphans hold ports and spools."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+RESTART_S = (1.0, 30.0)
+
+
+def leave_with_parent() -> None:
+    """End (SIGTERM to ourselves) when the process that started us is gone: its end of our standard input closes."""
+
+    def watch() -> None:
+        while os.read(0, 1024):  # not sys.stdin: its lock would be held when the interpreter ends
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="plumbline-parent-watch", daemon=True).start()
+
+
+class Child:
+    """A command that is kept running until `stop`: one that ends is started again, after 1 to 30 seconds.
+
+    Its standard input is a pipe that closes with this process; what calls `leave_with_parent` ends then. `pass_fds` are
+    inherited. It has a session of its own: a Ctrl-C at the terminal reaches this process, which stops it in order.
+    `environment` is added to ours: the place for what holds a password, which a command line shows to everyone.
+    `on_end` is told how many times it has ended by itself.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+        on_end: Callable[[int], None] = lambda times: None,
+    ) -> None:
+        self.command = list(command)
+        self.pass_fds = tuple(pass_fds)
+        self.environment = {**os.environ, **(environment or {})}
+        self.on_end = on_end
+        self.process = self._begin()
+        self._stopping = threading.Event()
+        self._watching = threading.Thread(target=self._keep, name="plumbline-child-watch", daemon=True)
+        self._watching.start()
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE,
+            pass_fds=self.pass_fds,
+            env=self.environment,
+            start_new_session=True,
+        )
+
+    def _keep(self) -> None:
+        wait_s, longest = RESTART_S
+        times = 0
+        while True:
+            code = self.process.wait()
+            if self._stopping.is_set():
+                return
+            times += 1
+            logging.getLogger("plumbline").error(
+                "a child process ended with code %s, and starts again in %g s: %s", code, wait_s, " ".join(self.command)
+            )
+            self.on_end(times)
+            if self._stopping.wait(wait_s):
+                return
+            _let_go(self.process)
+            self.process = self._begin()
+            wait_s = min(longest, 2 * wait_s)
+
+    def stop(self, grace_s: float = 15.0) -> None:
+        """SIGTERM, then SIGKILL after `grace_s` seconds. Safe to call twice."""
+        self._stopping.set()
+        end(self.process, grace_s)
+        self._watching.join()
+        end(self.process, grace_s)  # it may have begun anew in between
+
+
+def end(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+    """SIGTERM, then SIGKILL after `grace_s` seconds, and its standard input closed. Safe to call twice."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    _let_go(process)
+
+
+def _let_go(process: "subprocess.Popen[bytes]") -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
