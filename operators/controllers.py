@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 
 from api_server import ApiServer, Json
 
-from plumbline.evaluation import export_gauges
 from plumbline.metrics import Metrics
 from plumbline.reconcile import kubernetes, resources
 from plumbline.reconcile.approval import POLICY, guard_problem, judge
@@ -314,12 +313,6 @@ def export(metrics: Metrics, dataset: str, reading: Reading) -> None:
         metrics.gauge("plumbline_dataset_version").labels(dataset).set(reading.head.version)
     for split, count in reading.examples.items():
         metrics.gauge("plumbline_dataset_examples").labels(dataset, split).set(count)
-    if reading.accepted is not None:
-        metrics.gauge("plumbline_ingestion_accepted").labels(dataset).set(reading.accepted)
-    for reason, count in reading.rejected.items():
-        metrics.gauge("plumbline_ingestion_rejected").labels(dataset, reason).set(count)
-    if reading.decision is not None and reading.report is not None:
-        export_gauges(reading.report, reading.decision, metrics)
 
 
 def _unfinished(look: LineLook) -> list[str]:

@@ -37,6 +37,7 @@ from plumbline.feedback.pseudonyms import Pseudonyms
 from plumbline.metrics import Metrics
 from plumbline.reconcile import kubernetes
 from plumbline.reconcile.cluster_observer import ClusterObserver
+from plumbline.reconcile.ledger_gauges import LedgerGauges
 from plumbline.reconcile.resources import GROUP, LINE_LABEL
 from plumbline.records.resources import RESOURCES, Resource
 from plumbline.stores import Lease
@@ -102,6 +103,7 @@ class Operator:
             api, settings.namespace, self.me, seconds=settings.lease_seconds, on_taken=self._taken
         )
         self.metrics = Metrics()
+        self.gauges = LedgerGauges(settings.ledger, settings.blobs, self.metrics)
         self.queue = WorkQueue(self._look, most_seconds=settings.resync_seconds)
         self.known: set[Key] = set()
         self.looked = time.monotonic()
@@ -126,6 +128,13 @@ class Operator:
         while True:
             await asyncio.sleep(self.settings.resync_seconds)
             self.ask_all()
+
+    async def show_ledger(self) -> None:
+        """Export what the ledger holds about no line in particular, led or not: the same from every operator."""
+        while True:
+            if problem := await asyncio.to_thread(self.gauges.look):
+                logger.warning("the ledger's gauges stand still: %s", problem)
+            await asyncio.sleep(self.settings.resync_seconds)
 
     def ask_all(self) -> None:
         for key in sorted(self.known):
@@ -195,7 +204,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
 
     memo.api = memo.get("api") or ApiServer()
     memo.operator = Operator(memo.api, Settings.from_environment(os.environ))
-    memo.loops = [asyncio.create_task(memo.operator.resync()), asyncio.create_task(memo.operator.leadership.run())]
+    works = (memo.operator.resync(), memo.operator.leadership.run(), memo.operator.show_ledger())
+    memo.loops = [asyncio.create_task(work) for work in works]
     memo.metrics = start_http_server(memo.operator.settings.metrics_port, registry=memo.operator.metrics.registry)
 
 

@@ -4,6 +4,7 @@ Dashboards, alert rules and code all take their names from here; a test checks t
 `Metrics` owns its registry, so two services in one process (the local loop) do not share counters by accident.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -46,17 +47,29 @@ CATALOGUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "plumbline_feedback_events": ("counter", "Feedback events received, by outcome.", ("source", "outcome")),
     "plumbline_feedback_commit_seconds": ("histogram", "Time to make a portion of events durable.", ()),
     "plumbline_feedback_quarantined": ("gauge", "Events kept apart, by reason.", ("reason",)),
+    "plumbline_inbox_events": ("gauge", "Events that were ever stored in the inbox.", ()),
+    "plumbline_feedback_waiting": ("gauge", "Events in the inbox that no finished ingestion of the dataset has read.", ("dataset",)),
+    "plumbline_approval_waiting": ("gauge", "1 while a candidate version waits for people to approve it.", ("dataset",)),
     "plumbline_ingestion_rejected": ("gauge", "Events refused by the last ingestion, by reason.", ("dataset", "reason")),
     "plumbline_ingestion_accepted": ("gauge", "Events accepted by the last ingestion.", ("dataset",)),
     "plumbline_dataset_version": ("gauge", "Number of the head version.", ("dataset",)),
     "plumbline_dataset_examples": ("gauge", "Examples in the head version.", ("dataset", "split")),
+    "plumbline_dataset_withdrawn": ("gauge", "People in the head version whose consent to training no longer holds.", ("dataset",)),
+    "plumbline_consent_people": ("gauge", "People by their last word on training.", ("action",)),
+    "plumbline_erasures_open": ("gauge", "Erasures that people asked for and that are not finished.", ()),
+    "plumbline_erasure_oldest_seconds": ("gauge", "Age of the oldest of them; 0 when there is none.", ()),
+    "plumbline_policies_flagged": ("gauge", "Policies that learned from somebody who was erased since, by recorded remediation.", ("remediation",)),
+    "plumbline_release_flagged": ("gauge", "1 while a release serves such a policy, unless its remediation is no-action.", ("release",)),
+    "plumbline_ledger_read_timestamp_seconds": ("gauge", "When the ledger was last read for these gauges.", ()),
     "plumbline_consent_ledger_sequence": ("gauge", "Last sequence of the consent ledger.", ()),
     "plumbline_consent_ledger_valid": ("gauge", "1 while the hash chain verifies.", ()),
     "plumbline_consent_changes": ("counter", "Consent entries made over HTTP.", ("source", "action")),
     "plumbline_consent_seconds": ("histogram", "Time to acknowledge a consent request, by what it asked.", ("action",)),
     "plumbline_gate_state": ("gauge", "Gate by metric: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.", ("area", "metric")),
     "plumbline_gate_verdict": ("gauge", "Gate over all areas, same codes.", ()),
+    "plumbline_gate_decided_timestamp_seconds": ("gauge", "When the newest decision was recorded.", ()),
     "plumbline_paired_difference": ("gauge", "Aligned minus reference, up is better; bound is low, mean or high.", ("area", "metric", "bound")),
+    "plumbline_slice_difference": ("gauge", "The same by slice, of the slices with the lowest low bounds.", ("area", "metric", "slice", "bound")),
     "plumbline_gate_margin": ("gauge", "Non-inferiority margin.", ("area", "metric")),
     "plumbline_refusal_rate": ("gauge", "Refusal rate on held-out prompts, by policy and prompt class.", ("policy", "prompt_class")),
     "plumbline_area_rate": ("gauge", "Rate on held-out prompts, by policy, area and metric.", ("policy", "area", "metric")),
@@ -110,6 +123,20 @@ class Metrics:
         made = self._get(name, "histogram")
         assert isinstance(made, Histogram)
         return made
+
+    def replace(self, name: str, values: Mapping[tuple[str, ...], float], **within: str) -> None:
+        """Set a gauge to exactly these series, by label values; others go, of those whose labels are `within`.
+
+        What is no longer so must not go on being scraped: a reason of the ingestion before, a slice of another suite.
+        """
+        gauge, labels = self.gauge(name), CATALOGUE[name][2]
+        for family in gauge.collect():
+            for sample in family.samples:
+                series = tuple(sample.labels[label] for label in labels)
+                if series not in values and within.items() <= sample.labels.items():
+                    gauge.remove(*series)
+        for series, value in values.items():
+            gauge.labels(*series).set(value)
 
     def render(self) -> bytes:
         """The scrape body (Prometheus text format 0.0.4)."""

@@ -6,10 +6,8 @@ import pytest
 import yaml
 
 from plumbline.evaluation import save_suite
-from plumbline.evaluation.gauges import export_gauges
 from plumbline.metrics import Metrics
-from plumbline.reconcile.dataset_line import LineSpec
-from plumbline.reconcile.ledger_observer import LedgerObserver
+from plumbline.reconcile.ledger_gauges import LedgerGauges
 from plumbline.records import (
     EvaluationReport,
     PairedEstimate,
@@ -83,9 +81,8 @@ def test_the_report_of_a_recorded_decision_is_found_and_gives_the_gauges_their_d
     blobs = LocalBlobs(plumb.folder / ".plumbline" / "blobs")
     assert blobs.get(decision.report) == made.canonical_bytes()
     home = plumb.folder / ".plumbline"
-    seen = LedgerObserver(home / "ledger.sqlite", home / "blobs").read(LineSpec("support", RUBRIC.digest))
     metrics = Metrics()
-    export_gauges(seen.report, seen.decision, metrics)
+    assert LedgerGauges(home / "ledger.sqlite", home / "blobs", metrics).look() == ""
     assert b"plumbline_gate_verdict 0.0" in metrics.render()
 
 

@@ -3,23 +3,31 @@
 from plumbline.metrics import Metrics
 from plumbline.records import EvaluationReport, GateDecision, PairedEstimate
 
+MOST_SLICES = 50  # slices come from suites, and each is three time series
+
 
 def export_gauges(report: EvaluationReport, decision: GateDecision, metrics: Metrics) -> None:
-    """Sets the gate, paired-difference, rate and pressure gauges. Gauges of earlier calls that are not in this
-    report keep their value, so give each evaluation its own `Metrics` or the same suite."""
+    """Sets the gate, paired-difference, rate and pressure gauges to this decision's, and to nothing else: series of an
+    earlier one go. Of the slices, the `MOST_SLICES` with the lowest low bounds: where a loss would be."""
     metrics.gauge("plumbline_gate_verdict").set(decision.verdict.exit_code)
-    for area in decision.areas:
-        metrics.gauge("plumbline_gate_state").labels(area.area, area.metric).set(area.verdict.exit_code)
-        metrics.gauge("plumbline_gate_margin").labels(area.area, area.metric).set(area.margin)
-    for estimate in report.estimates:
-        for bound, value in (("low", estimate.low), ("mean", estimate.difference), ("high", estimate.high)):
-            metrics.gauge("plumbline_paired_difference").labels(estimate.area, estimate.metric, bound).set(value)
-        for policy, score in (("reference", estimate.reference), ("aligned", estimate.aligned)):
-            metrics.gauge("plumbline_area_rate").labels(policy, estimate.area, estimate.metric).set(score.rate)
-    for policy, prompt_class, rate in refusal_rates(report):
-        metrics.gauge("plumbline_refusal_rate").labels(policy, prompt_class).set(rate)
-    for reading in report.pressures:
-        metrics.gauge("plumbline_pressure_alarm").labels(reading.pressure).set(float(reading.alarm))
+    by_area = {(area.area, area.metric): area for area in decision.areas}
+    metrics.replace("plumbline_gate_state", {key: area.verdict.exit_code for key, area in by_area.items()})
+    metrics.replace("plumbline_gate_margin", {key: area.margin for key, area in by_area.items()})
+    metrics.replace(
+        "plumbline_paired_difference",
+        {(one.area, one.metric, bound): value for one in report.estimates for bound, value in _bounds(one)},
+    )
+    worst = sorted(report.slices, key=lambda one: (one.low, one.area, one.metric, one.slice))[:MOST_SLICES]
+    metrics.replace(
+        "plumbline_slice_difference",
+        {(one.area, one.metric, one.slice, bound): value for one in worst for bound, value in _bounds(one)},
+    )
+    metrics.replace(
+        "plumbline_area_rate",
+        {(policy, one.area, one.metric): rate for one in report.estimates for policy, rate in _both(one)},
+    )
+    metrics.replace("plumbline_refusal_rate", {(policy, kind): rate for policy, kind, rate in refusal_rates(report)})
+    metrics.replace("plumbline_pressure_alarm", {(one.pressure,): float(one.alarm) for one in report.pressures})
 
 
 def refusal_rates(report: EvaluationReport) -> list[tuple[str, str, float]]:
@@ -39,3 +47,7 @@ def refusal_rates(report: EvaluationReport) -> list[tuple[str, str, float]]:
 
 def _both(estimate: PairedEstimate) -> list[tuple[str, float]]:
     return [("reference", estimate.reference.rate), ("aligned", estimate.aligned.rate)]
+
+
+def _bounds(estimate: PairedEstimate) -> list[tuple[str, float]]:
+    return [("low", estimate.low), ("mean", estimate.difference), ("high", estimate.high)]

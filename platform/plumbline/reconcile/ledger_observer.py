@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from plumbline.errors import PlumblineError
 from plumbline.reconcile.dataset_line import Head, LineObservation, LineSpec, PendingRun, Stage
-from plumbline.records import DatasetManifest, EvaluationReport, GateDecision, Record
+from plumbline.records import Record
 from plumbline.stores import Ledger
 from plumbline.stores.blobs import open_blobs
 from plumbline.stores.runs import Run
@@ -24,7 +24,7 @@ STAGES: dict[str, Stage] = {"awaiting_approval": "awaiting_approval", "publishin
 class Reading:
     """One look at the ledger. Everything but `verifies` keeps its default when nothing could be read.
 
-    `examples` counts the head's members by split; `rejected` the events its ingestion refused, by reason.
+    `examples` counts the head's members by split.
     """
 
     verifies: bool | None = None
@@ -36,10 +36,6 @@ class Reading:
     withdrawn_subjects: int = 0
     pending: PendingRun | None = None
     examples: dict[str, int] = field(default_factory=dict)
-    accepted: int | None = None
-    rejected: dict[str, int] = field(default_factory=dict)
-    decision: GateDecision | None = None
-    report: EvaluationReport | None = None
 
     def observation(self) -> LineObservation:
         """This reading as a whole observation, where nobody but the caller works on the line (no jobs, no failures)."""
@@ -80,9 +76,6 @@ class LedgerObserver:
     def _read(self, ledger: Ledger, spec: LineSpec) -> Reading:
         head = ledger.publications.head(spec.dataset)
         examples = {split: n for split, n in ledger.publications.sizes(spec.dataset).items() if n}
-        manifest = self._blob(DatasetManifest, head.digest) if head is not None else None
-        decisions = ledger.releases.decisions()
-        decision = decisions[-1] if decisions else None
         run = ledger.runs.open_run(spec.dataset)
         return Reading(
             verifies=True,
@@ -93,20 +86,20 @@ class LedgerObserver:
             withdrawn_subjects=len(ledger.publications.uncovered(spec.dataset)),
             pending=_pending(ledger, run) if run is not None else None,
             examples=examples,
-            accepted=manifest.accepted if manifest is not None else None,
-            rejected=manifest.rejected if manifest is not None else {},
-            decision=decision,
-            report=self._blob(EvaluationReport, decision.report) if decision is not None else None,
         )
 
     def _blob(self, kind: type[Kept], digest: str) -> Kept | None:
-        """A record kept as its canonical bytes under its digest; None when it is not kept there."""
-        if "://" not in str(self.blobs) and not Path(self.blobs).is_dir():
-            return None
-        store = open_blobs(self.blobs)
-        if not store.has(digest):
-            return None
-        return kind.from_canonical(store.get(digest))
+        return kept_blob(self.blobs, kind, digest)
+
+
+def kept_blob(blobs: Path | str, kind: type[Kept], digest: str) -> Kept | None:
+    """A record kept as its canonical bytes under its digest; None when it is not kept there."""
+    if "://" not in str(blobs) and not Path(blobs).is_dir():
+        return None
+    store = open_blobs(blobs)
+    if not store.has(digest):
+        return None
+    return kind.from_canonical(store.get(digest))
 
 
 def _pending(ledger: Ledger, run: Run) -> PendingRun:
