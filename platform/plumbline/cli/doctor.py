@@ -1,53 +1,88 @@
 """`plumb doctor`: what is missing on this machine or cluster, and what to do about it."""
 
 import importlib.metadata
-import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from plumbline.cli.options import as_json, print_json
+from plumbline.cli.options import as_json, print_json, read_yaml
+from plumbline.reconcile.cluster_finding import Finding
 
 PACKAGES = ("torch", "transformers", "ray", "peft", "kserve", "pydantic", "prometheus-client", "kopf")
-NEEDED_CRDS = {
-    "rayjobs.ray.io": "install the KubeRay operator",
-    "inferenceservices.serving.kserve.io": "install KServe",
-    "datasetlines.plumbline.dev": "helm install plumbline-crds charts/plumbline-crds",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`level` is ok, warning (something optional is missing) or error (something will not run)."""
-
-    level: str
-    what: str
-    remedy: str = ""
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+MARKS = {"ok": "ok     ", "warning": "warning", "error": "MISSING"}
 
 
 @click.command()
-@click.option("--cluster", is_flag=True, help="Look at the cluster that kubectl names, too.")
+@click.option("--cluster", is_flag=True, help="Look at the cluster that the kubeconfig names, too.")
+@click.option("--context", help="Context of the kubeconfig; by default its current one.")
+@click.option("--namespace", help="Where the chart is or will be installed; by default the context's namespace.")
+@click.option("--release", default="plumbline", show_default=True, help="Name of the helm release.")
+@click.option("--values", type=FILE, multiple=True, help="The chart's values file (may be repeated, as with helm).")
+@click.option("--strict", is_flag=True, help="Exit 1 when there is a warning and nothing worse.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go.")
 @as_json
-def doctor(cluster: bool, out: Path, json_out: bool) -> None:
-    """Say what is missing. Exits 2 when something that is needed is."""
+def doctor(
+    cluster: bool,
+    context: str | None,
+    namespace: str | None,
+    release: str,
+    values: tuple[Path, ...],
+    strict: bool,
+    out: Path,
+    json_out: bool,
+) -> None:
+    """Say what is missing, and what to do about it.
+
+    With --cluster: versions of Kubernetes, KubeRay and KServe, definitions, admission policies, storage, node pools of
+    the values against the nodes there are, secrets (by name; none is read), and rights. Nothing is changed.
+
+    \b
+    Exit codes: 0  nothing that is needed is missing
+                1  there are warnings (with --strict only)
+                2  something that is needed is missing, or the cluster cannot be reached
+    """
+    if not cluster and (context or namespace or values):
+        raise click.UsageError("--context, --namespace and --values are about a cluster; add --cluster")
     findings = list(machine(out))
     if cluster:
-        findings += list(cluster_findings(_kubectl))
+        findings += cluster_findings(context, namespace, release, values)
     if json_out:
         print_json([vars(finding) for finding in findings])
     else:
+        about = ""
         for finding in findings:
-            mark = {"ok": "ok     ", "warning": "warning", "error": "MISSING"}[finding.level]
-            click.echo(f"{mark}  {finding.what}" + (f"\n         do: {finding.remedy}" if finding.remedy else ""))
-    if any(finding.level == "error" for finding in findings):
-        sys.exit(2)
+            if cluster and finding.about != about:
+                about = finding.about
+                click.echo(f"\n{about}")
+            click.echo(f"{MARKS[finding.level]}  {finding.what}")
+            if finding.remedy:
+                click.echo(f"         do: {finding.remedy}")
+    levels = {finding.level for finding in findings}
+    sys.exit(2 if "error" in levels else 1 if strict and "warning" in levels else 0)
+
+
+def cluster_findings(
+    context: str | None, namespace: str | None, release: str, files: tuple[Path, ...]
+) -> list[Finding]:
+    """What there is to say about a cluster. That none answers is a finding; a wrong values file is an error."""
+    from plumbline.reconcile.cluster_check import findings
+    from plumbline.reconcile.cluster_look import Unreachable, configuration, look
+    from plumbline.reconcile.cluster_questions import DEFAULTS, merged, questions
+
+    given = DEFAULTS
+    for file in files:
+        given = merged(given, read_yaml(file, "a values file", consequence="the cluster was not looked at"))
+    try:
+        reach, current = configuration(context)
+        asked = questions(given, namespace=namespace or current or "default", release=release)
+        return list(findings(asked, look(reach, asked)))
+    except Unreachable as error:
+        return [Finding("error", error.fact, error.remedy, "kubernetes")]
 
 
 def machine(out: Path) -> Iterator[Finding]:
@@ -59,10 +94,8 @@ def machine(out: Path) -> Iterator[Finding]:
             yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             optional = name == "kopf"
-            level = "warning" if optional else "error"
-            yield Finding(
-                level, f"{name} is not installed", "pip install '.[operator]'" if optional else "pip install ."
-            )
+            remedy = "pip install '.[operator]'" if optional else "pip install ."
+            yield Finding("warning" if optional else "error", f"{name} is not installed", remedy)
     folder = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free / 2**30
     yield Finding("ok" if free > 2 else "error", f"{free:.0f} GiB free for {out}", "" if free > 2 else "free 2 GiB")
@@ -74,32 +107,3 @@ def machine(out: Path) -> Iterator[Finding]:
     for tool, use in (("helm", "chart tests"), ("kubectl", "a cluster"), ("chromium", "the report's browser test")):
         found = shutil.which(tool) is not None
         yield Finding("ok" if found else "warning", f"{tool} ({use})" + ("" if found else " is not on PATH"))
-
-
-def cluster_findings(kubectl: Callable[[list[str]], str | None]) -> Iterator[Finding]:
-    """The cluster: reachable, the CRDs that manifests need, GPU nodes. `kubectl(args)` gives output or None."""
-    if kubectl(["version", "-o", "json"]) is None:
-        yield Finding("error", "no cluster answers", "install kubectl and point KUBECONFIG at a cluster")
-        return
-    yield Finding("ok", "the cluster answers")
-    crds = kubectl(["get", "crd", "-o", "name"]) or ""
-    for name, remedy in NEEDED_CRDS.items():
-        there = f"/{name}" in crds
-        yield Finding(
-            "ok" if there else "error", f"CRD {name}" + ("" if there else " is missing"), "" if there else remedy
-        )
-    gpus = kubectl(["get", "nodes", "-o", r"jsonpath={.items[*].status.allocatable.nvidia\.com/gpu}"]) or ""
-    count = sum(int(n) for n in gpus.split() if n.isdigit())
-    yield Finding(
-        "ok" if count else "warning", f"{count} GPUs allocatable", "" if count else "CPU serving and training only"
-    )
-
-
-def _kubectl(arguments: list[str]) -> str | None:
-    if shutil.which("kubectl") is None:
-        return None
-    try:
-        done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=30, check=False)
-    except subprocess.TimeoutExpired:
-        return None
-    return done.stdout if done.returncode == 0 else None
