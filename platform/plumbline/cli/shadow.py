@@ -31,6 +31,7 @@ SETTINGS = ("mode", "ab_share", "salt", "share", "reference_model", "aligned_mod
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "replay": ("shadow_replay", "replay", "Ask the other policy what waits in a spool, or both a file of requests."),
     "join": ("shadow_join", "join", "Make pairs from KServe's payload logger, with no router in the path."),
+    "evaluate": ("shadow_evaluate", "evaluate", "A/A, plan, pairs and verdict from a file, in one go or by step."),
     "plan": ("shadow_verdict", "plan", "Say how many sessions a verdict takes, before the first pair."),
     "status": ("shadow_verdict", "status", "Look at an experiment: differences with bounds, losses, latency."),
     "verdict": ("shadow_verdict", "verdict", "Decide an experiment: PASS 0, REGRESSED 1, ERROR 2, INCONCLUSIVE 3."),
@@ -162,6 +163,7 @@ def run(
             + " Ctrl-C stops it",
             err=True,
         )
+        sys.setswitchinterval(0.0005)  # a user's turn comes between two slices of a record that is being written
         started.serve()
 
 
