@@ -45,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("serve", "serve", "Serve a policy with KServe (OpenAI-compatible)."),
     "shadow": ("shadow", "shadow", "Serve users, pair what they asked with the aligned policy, and decide."),
     "collector": ("collector", "collector", "Receive feedback events and consent over HTTP."),
+    "stores": ("stores", "stores_", "Migrate the ledger; look whether ledger and blobs work."),
+    "smoke": ("smoke", "smoke", "Send a consented event and a question through an installation."),
     "render": ("render", "render", "Write a RayJob for an objective and a GPU node pool."),
     "doctor": ("doctor", "doctor", "Say what is missing on this machine or cluster."),
 }

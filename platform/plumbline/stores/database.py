@@ -160,6 +160,17 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    def schema(self) -> int:
+        """The version of the schema that is there; 0 when there is none."""
+        with self._lock:
+            return self._schema()
+
+    def migrate(self) -> None:
+        """Bring a database that was opened as it is (`as_it_is`) to the newest schema. Whoever is killed in between
+        has changed nothing, and whoever comes second finds it done."""
+        with self._lock:
+            self._migrate()
+
     def _migrate(self, *, must_exist: bool = False) -> None:
         """Bring the schema up to date, all in one transaction, safe against a second starter."""
         scripts = migrations()

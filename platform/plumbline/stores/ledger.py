@@ -6,6 +6,7 @@ now exists" must be one statement, and only one transaction can say it.
 
 from pathlib import Path
 
+from plumbline.stores.backfills import Backfills
 from plumbline.stores.consent_ledger import ConsentLedger
 from plumbline.stores.database import Clock, Database, utc_now
 from plumbline.stores.exports import Exports
@@ -22,13 +23,16 @@ from plumbline.stores.subjects import SubjectKeys
 SERVER = ("postgresql://", "postgres://")
 
 
-def open_database(location: Path | str, *, clock: Clock = utc_now, must_exist: bool = False) -> Database:
-    """The database at a path or URL, migrated; a new one is made unless it `must_exist`."""
+def open_database(
+    location: Path | str, *, clock: Clock = utc_now, must_exist: bool = False, as_it_is: bool = False
+) -> Database:
+    """The database at a path or URL, migrated unless it is wanted `as_it_is`; a new one is made unless it
+    `must_exist`."""
     if isinstance(location, str) and location.startswith(SERVER):
         from plumbline.stores.postgresql import PostgreSQLDatabase
 
-        return PostgreSQLDatabase(location, clock=clock, must_exist=must_exist)
-    return SQLiteDatabase(location, clock=clock, must_exist=must_exist)
+        return PostgreSQLDatabase(location, clock=clock, must_exist=must_exist, as_it_is=as_it_is)
+    return SQLiteDatabase(location, clock=clock, must_exist=must_exist, as_it_is=as_it_is)
 
 
 class Ledger:
@@ -49,6 +53,7 @@ class Ledger:
         self.database = open_database(location, clock=clock, must_exist=must_exist)
         self.subjects = SubjectKeys(self.database, secret)
         self.inbox = Inbox(self.database, self.subjects)
+        self.backfills = Backfills(self.database, self.inbox)
         self.consent = ConsentLedger(self.database)
         self.runs = Runs(self.database)
         self.payloads = Payloads(self.database)

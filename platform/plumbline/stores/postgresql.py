@@ -67,13 +67,14 @@ _SETTINGS = """
 
 
 class PostgreSQLDatabase(Database):
-    """The database that a `postgresql://` URL names. A connection that was lost is made anew at the next use.
+    """The database that a `postgresql://` URL names, migrated unless it is wanted `as_it_is`. A connection that was lost
+    is made anew at the next use.
 
     Errors: LedgerUnavailable when the server is away, full, read-only or busy; PlumblineError when it cannot be
     trusted with a ledger (`fsync=off`), or the URL does not say which.
     """
 
-    def __init__(self, url: str, *, clock: Clock = utc_now, must_exist: bool = False) -> None:
+    def __init__(self, url: str, *, clock: Clock = utc_now, must_exist: bool = False, as_it_is: bool = False) -> None:
         super().__init__(clock)
         self.location = self._url = url
         try:
@@ -88,7 +89,8 @@ class PostgreSQLDatabase(Database):
         self._grown: dict[str, tuple[int, int]] = {}  # by table: rows put in by this connection, and when to look next
         self._connection = self._connect()
         try:
-            self._migrate(must_exist=must_exist)
+            if not as_it_is:
+                self._migrate(must_exist=must_exist)
         except BaseException:
             self._connection.close()
             raise

@@ -29,9 +29,12 @@ _PACE = ("cache_size=-16384", "wal_autocheckpoint=4000")  # 16 MiB of pages each
 
 
 class SQLiteDatabase(Database):
-    """The database in the file `path`, made when it is not there unless it `must_exist`."""
+    """The database in the file `path`, made when it is not there unless it `must_exist`, and migrated unless it is
+    wanted `as_it_is`."""
 
-    def __init__(self, path: Path | str, *, clock: Clock = utc_now, must_exist: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, clock: Clock = utc_now, must_exist: bool = False, as_it_is: bool = False
+    ) -> None:
         super().__init__(clock)
         self.location = self.path = Path(path)
         if must_exist and not self.path.is_file():
@@ -52,7 +55,8 @@ class SQLiteDatabase(Database):
                 consequence="nothing was changed",
                 remedy="check the path, its permissions and the disk",
             ) from error
-        self._migrate(must_exist=must_exist)
+        if not as_it_is:
+            self._migrate(must_exist=must_exist)
 
     def __str__(self) -> str:
         return str(self.path)
