@@ -29,6 +29,10 @@ def pods(doc: Doc) -> Iterator[tuple[str, Doc]]:
     spec = doc.get("spec", {})
     if doc["kind"] in ("Deployment", "StatefulSet", "Job"):
         yield name, spec["template"]["spec"]
+    elif doc["kind"] == "CronJob":
+        yield name, spec["jobTemplate"]["spec"]["template"]["spec"]
+    elif doc["kind"] == "Pod":
+        yield name, spec
     elif doc["kind"] == "RayJob":
         cluster = spec["rayClusterSpec"]
         yield f"{name} submitter", spec["submitterPodTemplate"]["spec"]

@@ -70,7 +70,7 @@ def test_the_charts_security_is_the_operators(render: Render) -> None:
 
 def test_every_container_can_write_to_tmp_and_asks_for_what_it_uses(render: Render, setup: str) -> None:
     for name, pod in every_pod(render, setup):
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
             assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]], name
             assert set(container["resources"]["requests"]) >= {"cpu", "memory"}, name
             assert "memory" in container["resources"]["limits"], name
@@ -90,7 +90,10 @@ def test_whatever_serves_is_probed_over_http(render: Render, setup: str) -> None
         for container in pod["containers"]:
             if ("ports" not in container and container["name"] != "model") or container["name"] == "ray-head":
                 continue  # KubeRay probes Ray's pods itself
-            for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
+            probes = ["readinessProbe", "livenessProbe", "startupProbe"]
+            if container["name"] == "worker":
+                probes.remove("readinessProbe")  # users are served whether or not the worker is there
+            for probe in probes:
                 port = container[probe]["httpGet"]["port"]
                 ports = container.get("ports", [{"containerPort": 8080}])
                 assert port in [item for entry in ports for item in (entry.get("name"), entry["containerPort"])], name
@@ -118,12 +121,19 @@ def test_services_and_monitors_select_something_with_that_port(render: Render, s
         assert len(found) == 1, f"{name} selects {len(found)} workloads"
         ports = [port["name"] for container in found[0]["spec"]["containers"] for port in container.get("ports", [])]
         assert all(port["targetPort"] in ports for port in service["spec"]["ports"]), name
+    scraped = [doc for doc in named(docs, "Service").values() if "plumbline.dev/scrape" in doc["metadata"]["labels"]]
+    found_by: list[str] = []
     for monitor in named(docs, "ServiceMonitor").values():
-        wanted = monitor["spec"]["selector"]["matchLabels"]
-        services = [doc for doc in named(docs, "Service").values() if matches(wanted, doc["metadata"]["labels"])]
-        assert len(services) == len(named(docs, "Service"))
-        for endpoint in monitor["spec"]["endpoints"]:
+        selector, endpoints = monitor["spec"]["selector"], monitor["spec"]["endpoints"]
+        services = [doc for doc in scraped if matches(selector["matchLabels"], doc["metadata"]["labels"])]
+        for rule in selector.get("matchExpressions", []):
+            assert rule["operator"] == "NotIn"
+            services = [doc for doc in services if doc["metadata"]["labels"][rule["key"]] not in rule["values"]]
+        for endpoint in endpoints:
             assert all(endpoint["port"] in [port["name"] for port in doc["spec"]["ports"]] for doc in services)
+        found_by += [doc["metadata"]["name"] for doc in services]
+    if named(docs, "ServiceMonitor"):
+        assert sorted(found_by) == sorted(doc["metadata"]["name"] for doc in scraped), "each by one monitor"
     monitors = named(docs, "PodMonitor")
     if monitor := monitors.pop("rel-plumbline-predictor", None):
         wanted = monitor["spec"]["selector"]["matchLabels"]
@@ -167,6 +177,8 @@ def test_every_network_policy_selects_a_component_that_exists(render: Render, se
     kinds = {doc["kind"] for doc in docs}
     components |= {"predictor"} if "InferenceService" in kinds else set()
     components |= {"training"} if "RayJob" in kinds else set()
+    components |= {"check"} if "Pod" in kinds else set()
+    components |= {"ingestion", "evaluation"} if "operator" in components else set()  # its Jobs
     for name, policy in named(docs, "NetworkPolicy").items():
         labels = policy["spec"]["podSelector"]["matchLabels"]
         component = labels.get("app.kubernetes.io/component")
@@ -197,7 +209,7 @@ def test_names_resolve(render: Render, setup: str) -> None:
             if doc["kind"] == "StatefulSet" and name == f"StatefulSet/{doc['metadata']['name']}"
             for claim in doc["spec"]["volumeClaimTemplates"]
         ]
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
             for mount in container["volumeMounts"]:
                 assert mount["name"] in volumes or mount["name"] in templates, name
             for variable in container.get("env", []):
@@ -286,6 +298,37 @@ def test_several_operators_roll_and_one_stays_while_nodes_are_drained(render: Re
     assert not named(render("default"), "PodDisruptionBudget")
 
 
+def test_a_budget_is_for_several_pods_and_selects_exactly_one_workload(render: Render, setup: str) -> None:
+    docs = render(setup)
+    workloads = [(doc["spec"]["replicas"], doc["spec"]["template"]["metadata"]["labels"]) for doc in docs
+                 if doc["kind"] in ("Deployment", "StatefulSet")]  # fmt: skip
+    legs = [doc["spec"]["predictor"] for doc in named(docs, "InferenceService").values()]
+    workloads += [(leg["minReplicas"], leg["labels"]) for leg in legs]
+    budgets = [doc["spec"]["selector"]["matchLabels"].items() for doc in named(docs, "PodDisruptionBudget").values()]
+    for budget in budgets:
+        assert len([1 for _, labels in workloads if budget <= labels.items()]) == 1
+    for replicas, labels in workloads:
+        assert (replicas > 1) == any(budget <= labels.items() for budget in budgets), labels
+
+
+def test_the_ramp_sends_users_by_weight_to_both_policies_and_0_is_the_way_back(render: Render) -> None:
+    docs = render("canary")
+    (route,) = named(docs, "HTTPRoute").values()
+    (rule,) = route["spec"]["rules"]
+    assert {ref["name"]: ref["weight"] for ref in rule["backendRefs"]} == {
+        f"{name}-predictor": weight
+        for name, weight in zip(sorted(named(docs, "InferenceService")), (10, 90), strict=True)
+    }
+    assert route["metadata"]["annotations"]["plumbline.dev/gate-decision"].startswith("sha256:")
+    gateways = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+    (ingress,) = named(docs, "NetworkPolicy")["rel-plumbline-predictor"]["spec"]["ingress"]
+    assert gateways in ingress["from"], "the gateway reaches the predictors"
+    back = named(render("canary", "serving.canary.weight=0"), "HTTPRoute")["rel-plumbline"]["spec"]["rules"][0]
+    assert [ref["weight"] for ref in back["backendRefs"]] == [100, 0]
+    services = named(render("canary"), "InferenceService")
+    assert services == named(render("canary", "serving.canary.weight=50"), "InferenceService"), "no pod moves"
+
+
 def test_the_operator_may_do_what_it_asks_for_and_never_approve(render: Render) -> None:
     """Every request of the operator's client against the Role, so that neither knows more than the other."""
     rules = named(render("default"), "Role")["rel-plumbline-operator"]["rules"]
@@ -295,10 +338,13 @@ def test_the_operator_may_do_what_it_asks_for_and_never_approve(render: Render) 
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    watched = {"datasetlines", "approvals", "erasurerequests", "ingestionruns", "datasetversions"}
-    wanted = {(kind, verb, ()) for kind in watched for verb in ("get", "list", "watch")}
-    wanted |= {(f"{kind}/status", "patch", ()) for kind in watched}
-    wanted |= {(kind, verb, ()) for kind in ("ingestionruns", "datasetversions") for verb in ("create", "delete")}
+    owned = {"datasetlines", "approvals", "erasurerequests", "releases", "shadowevaluations"}
+    shown = {"ingestionruns", "datasetversions"}
+    wanted = {(kind, verb, ()) for kind in owned | shown for verb in ("get", "list", "watch")}
+    wanted |= {(f"{kind}/status", "patch", ()) for kind in owned | shown | {"passingdecisions"}}
+    wanted |= {(kind, verb, ()) for kind in shown for verb in ("create", "delete")}
+    wanted |= {("passingdecisions", verb, ()) for verb in ("list", "watch", "create")}
+    wanted |= {("passingdecisions", verb, ("plumbline",)) for verb in ("get", "update")}
     wanted |= {("jobs", verb, ()) for verb in ("list", "watch", "create", "delete")} | {("events", "create", ())}
     wanted |= {("leases", "create", ())} | {("leases", verb, ("plumbline-operator",)) for verb in ("get", "update")}
     assert may == wanted
@@ -373,7 +419,7 @@ def commands(render: Render) -> set[tuple[Any, ...]]:
     found: set[tuple[Any, ...]] = set()
     for setup in SETUPS:
         for _, pod in every_pod(render, setup):
-            for container in pod["containers"]:
+            for container in [*pod["containers"], *pod.get("initContainers", [])]:
                 line = [*container.get("command", []), *container.get("args", [])]
                 found.add(tuple(part.split("=")[0] for part in line))
     return found
@@ -382,4 +428,5 @@ def commands(render: Render) -> set[tuple[Any, ...]]:
 def test_manifests_call_only_the_images_entry_points(render: Render) -> None:
     """Containers without a command use the image's entry point, `plumb`; the rest name what is in the image."""
     starts = {line[0] for line in commands(render) if line}
-    assert starts <= {"collector", "shadow", "plumb", "kopf", "python", "--model_name"}
+    ours = {"collector", "shadow", "stores", "smoke", "feedback"}
+    assert starts <= {*ours, "plumb", "kopf", "python", "--model_name"}

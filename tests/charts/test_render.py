@@ -15,7 +15,7 @@ FOREIGN = {
 }
 
 # Kinds whose definitions are not at hand: the fields that this chart may use, after their published APIs.
-# monitoring.coreos.com/v1, karpenter.sh/v1, kueue.x-k8s.io/v1beta1 and v1beta2.
+# monitoring.coreos.com/v1, karpenter.sh/v1, kueue.x-k8s.io/v1beta1 and v1beta2, gateway.networking.k8s.io/v1.
 SHAPES: dict[str, dict[str, set[str]]] = {
     "ServiceMonitor": {"spec": {"selector", "endpoints"}, "spec.endpoints": {"port", "path", "interval"}},
     "PodMonitor": {
@@ -24,8 +24,8 @@ SHAPES: dict[str, dict[str, set[str]]] = {
     },
     "PrometheusRule": {
         "spec": {"groups"},
-        "spec.groups": {"name", "rules"},
-        "spec.groups.rules": {"alert", "expr", "for", "labels", "annotations"},
+        "spec.groups": {"name", "interval", "rules"},
+        "spec.groups.rules": {"alert", "record", "expr", "for", "labels", "annotations"},
     },
     "NodePool": {
         "spec": {"template", "limits", "disruption"},
@@ -44,6 +44,14 @@ SHAPES: dict[str, dict[str, set[str]]] = {
         "spec.resourceGroups.flavors.resources": {"name", "nominalQuota"},
     },
     "LocalQueue": {"spec": {"clusterQueue"}},
+    "HTTPRoute": {
+        "spec": {"parentRefs", "hostnames", "rules"},
+        "spec.parentRefs": {"name", "namespace"},
+        "spec.rules": {"matches", "backendRefs"},
+        "spec.rules.matches": {"path"},
+        "spec.rules.matches.path": {"type", "value"},
+        "spec.rules.backendRefs": {"name", "port", "weight"},
+    },
 }
 
 
@@ -71,7 +79,7 @@ def test_there_are_setups_enough_to_render_every_template(render: Callable[..., 
     kinds = {doc["kind"] for setup in SETUPS for doc in render(setup)}
     assert kinds >= {
         "Deployment", "StatefulSet", "Service", "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
-        "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", *FOREIGN, *SHAPES,
+        "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", "Job", "CronJob", "Pod", *FOREIGN, *SHAPES,
     }  # fmt: skip
     assert len(SETUPS) >= 8
 

@@ -16,7 +16,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Paths of values that a user sets; maps that are values themselves (resources, labels) count as one."""
-    if isinstance(value, dict) and value and path[-1:] not in (("resources",), ("labels",)):
+    if isinstance(value, dict) and value and not "".join(path[-1:]).lower().endswith(("resources", "labels")):
         for key, inner in value.items():
             yield from leaves(inner, (*path, key))
     else:
@@ -79,6 +79,8 @@ def test_the_schema_knows_every_value() -> None:
         "secretKeys[0]=AWS_SECRET",
         "training.rayJob.name=Not_A_Name",
         "training.rayJob.elastic=3",
+        "serving.canary.weight=101",
+        "retention.olderThan=forever",
         "training.mlflow.trackingUri=http://me:secret@mlflow:5000",
         "training.mlflow.trackingUri=databricks",
     ],
@@ -104,6 +106,12 @@ POOL += "pools[0].resources.memory=4Gi,pools[0].sharedMemory=1Gi,pools[0].purpos
         ("training.rayJob.enabled=true", "needs a pool with purpose train"),
         ("training.rayJob.enabled=true,training.rayJob.pools[0]=gone", 'names the pool "gone"'),
         ("serving.enabled=true,serving.reference.runtime=huggingface", "serves from GPUs"),
+        ("serving.canary.enabled=true", "needs serving.enabled"),
+        ("serving.enabled=true,serving.canary.enabled=true", "needs serving.canary.gateway.name"),
+        (
+            "serving.enabled=true,serving.canary.enabled=true,serving.canary.gateway.name=g,serving.canary.weight=5",
+            "the gate decision that passed",
+        ),
         (
             "serving.enabled=true,serving.aligned.pool=p," + POOL.format(purpose="train", gpus=1),
             "need a pool with purpose serve or shadow",
