@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from plumbline.records.resources import RESOURCES, Resource, Status
+from plumbline.records.resource_base import Status
+from plumbline.records.resources import RESOURCES, Resource
 
 Json = dict[str, Any]
 KEPT = (

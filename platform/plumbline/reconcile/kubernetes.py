@@ -80,6 +80,9 @@ class JobSettings:
     `ledger_secret` names the Secret whose key `ledger_key` is the URL of a ledger on a server; then `ledger` counts
     for nothing. `blobs` is a directory or `s3://BUCKET/PREFIX`, for which `blobs_keys` of `blobs_secret` are the
     credentials. `secret_keys` of `secret` become environment variables of the same name, by reference.
+    `reference_url` and `aligned_url` are where the release's own policies are asked, empty where it serves none. What
+    people name by path lies below `data`, the spools of shadow evaluations below `spools`: on the volume of `claim`, or
+    on that of `spools_claim`, mounted at /spools.
     """
 
     image: str
@@ -101,6 +104,11 @@ class JobSettings:
     ttl_seconds_after_finished: int = 86400
     active_deadline_seconds: int = 21600
     affinity: Mapping[str, Any] | None = None
+    reference_url: str = ""
+    aligned_url: str = ""
+    data: str = "/data"
+    spools: str = "/data/spools"
+    spools_claim: str = ""
 
     @classmethod
     def from_yaml(cls, text: str) -> "JobSettings":
@@ -133,7 +141,7 @@ def job(action: Work, line: Json, run: Json, settings: JobSettings) -> Json:
     """
     meta = line["metadata"]
     step, work, arguments = _work(action, line)
-    return _job(
+    return plumb_job(
         settings,
         name=job_name(meta["name"], step, work, action.attempt),
         namespace=meta["namespace"],
@@ -154,7 +162,7 @@ def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
     identity = digest_of({"request": meta["uid"], "subject": spec["subject"]})
     remediation = f"--remediation={spec.get('remediation', 'retrain')}"
     arguments = ["erase", spec["subject"], "--withdrawn", remediation, "--json"]  # who came back is not sent away
-    return _job(
+    return plumb_job(
         settings,
         name=f"{meta['name'][:36].rstrip('-.')}-erase-{short(identity)}-{attempt}",
         namespace=meta["namespace"],
@@ -165,7 +173,7 @@ def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
     )
 
 
-def _job(
+def plumb_job(
     settings: JobSettings,
     *,
     name: str,
@@ -174,8 +182,13 @@ def _job(
     annotations: Json,
     arguments: Sequence[str],
     owners: Sequence[Json],
+    spools: bool = False,
 ) -> Json:
-    stores, mounts, volumes = _stores(settings)
+    """A Job that runs `plumb` once, with the stores in reach; with `spools`, the volume that keeps them as well."""
+    stores, mounts, volumes = store_access(settings)
+    if spools and settings.spools_claim:
+        mounts = [*mounts, {"name": "spools", "mountPath": "/spools"}]
+        volumes = [*volumes, {"name": "spools", "persistentVolumeClaim": {"claimName": settings.spools_claim}}]
     labels = {**settings.labels, **labels}
     container: Json = {
         "name": "plumb",
@@ -186,7 +199,7 @@ def _job(
         "env": [
             {"name": "HOME", "value": "/tmp"},
             *stores,
-            *(_secret(key, settings.secret, key) for key in settings.secret_keys if settings.secret),
+            *(secret_env(key, settings.secret, key) for key in settings.secret_keys if settings.secret),
         ],
         "resources": {key: dict(value) for key, value in settings.resources.items()},
         "securityContext": CONTAINER_SECURITY,
@@ -223,22 +236,22 @@ def _job(
     }
 
 
-def _stores(settings: JobSettings) -> tuple[list[Json], list[Json], list[Json]]:
+def store_access(settings: JobSettings) -> tuple[list[Json], list[Json], list[Json]]:
     """Environment, mounts and volumes that make the ledger and the blobs reachable."""
     env = [{"name": key, "value": value} for key, value in sorted(settings.env.items())]
     if settings.ledger_secret:
-        env.append(_secret("PLUMBLINE_LEDGER", settings.ledger_secret, settings.ledger_key))
+        env.append(secret_env("PLUMBLINE_LEDGER", settings.ledger_secret, settings.ledger_key))
     else:
         env.append({"name": "PLUMBLINE_LEDGER", "value": settings.ledger})
     env.append({"name": "PLUMBLINE_BLOBS", "value": settings.blobs})
-    env += [_secret(key, settings.blobs_secret, key) for key in settings.blobs_keys if settings.blobs_secret]
+    env += [secret_env(key, settings.blobs_secret, key) for key in settings.blobs_keys if settings.blobs_secret]
     if not settings.claim:
         return env, [], []
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": settings.claim}}
     return env, [{"name": "data", "mountPath": "/data"}], [volume]
 
 
-def _secret(variable: str, secret: str, key: str) -> Json:
+def secret_env(variable: str, secret: str, key: str) -> Json:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
 
 

@@ -22,6 +22,7 @@ from plumbline.reconcile.erasure_request import (
 )
 from plumbline.reconcile.ingestion_run import RunDecision, RunObservation
 from plumbline.records.canonical import short
+from plumbline.records.resource_base import Part, ResourceCondition
 from plumbline.records.resources import (
     BY_KIND,
     ApprovalStatus,
@@ -30,8 +31,6 @@ from plumbline.records.resources import (
     ErasureRequestStatus,
     IngestionRunSpec,
     IngestionRunStatus,
-    Part,
-    ResourceCondition,
     VersionState,
 )
 
@@ -39,8 +38,18 @@ Json = dict[str, Any]
 GROUP = "plumbline.dev"
 VERSION = "v1alpha1"
 LINE_LABEL = f"{GROUP}/dataset-line"
-SERIOUS = {"Degraded": "False", "ConsentVerified": "True", "DeadlineMet": "True", "Verified": "True"}
-QUIET = {"NoCandidate", "AsExpected", "Pending", "NotAsked", "NotYet", "StagePending", "StageDurable"}
+SERIOUS = {
+    "Degraded": "False",
+    "ConsentVerified": "True",
+    "DeadlineMet": "True",
+    "Verified": "True",
+    "Passed": "True",
+    "Current": "True",
+    "AASound": "True",
+    "Comparable": "True",
+    "KillSwitch": "False",
+}
+QUIET = {"NoCandidate", "AsExpected", "Pending", "NotAsked", "NotYet", "StagePending", "StageDurable", "NotThrown"}
 
 
 # --- runs and versions ----------------------------------------------------------------------------------------
@@ -58,7 +67,7 @@ def run_object(line: Json, spec: IngestionRunSpec) -> Json:
 def run_status(run: Json, seen: RunObservation, decision: RunDecision, *, now: str) -> Json:
     """The whole status of an IngestionRun. What an unreadable ledger does not say stays as it was."""
     found = IngestionRunStatus(
-        observed_generation=_generation(run),
+        observed_generation=generation(run),
         conditions=conditions(run, decision.conditions, now=now),
         phase=decision.phase,
         stage=seen.stage,
@@ -128,7 +137,7 @@ def version_status(version: Json, look: VersionLook, *, now: str) -> Json:
     else:
         consent = Condition("ConsentVerified", "True", "ConsentHolds", "everyone in it consents as of the ledger")
     return DatasetVersionStatus(
-        observed_generation=_generation(version),
+        observed_generation=generation(version),
         conditions=conditions(version, [consent], now=now),
         state=look.state,
         examples=look.examples,
@@ -149,7 +158,7 @@ def surplus(found: Sequence[Json], keep: int, *, running: Sequence[str] = ()) ->
 
 def approval_status(approval: Json, decision: ApprovalDecision, *, now: str) -> Json:
     return ApprovalStatus(
-        observed_generation=_generation(approval),
+        observed_generation=generation(approval),
         conditions=conditions(approval, [decision.condition], now=now),
     ).json_value()
 
@@ -168,7 +177,7 @@ def erasure_status(
     readable = bool(seen.ledger_verifies)
     done = seen.erased if decision.phase == "Erased" else None
     found = ErasureRequestStatus(
-        observed_generation=_generation(request),
+        observed_generation=generation(request),
         conditions=conditions(request, decision.conditions, now=now),
         phase=decision.phase,
         attempts=seen.attempts,
@@ -206,7 +215,7 @@ def conditions(about: Json, found: Sequence[Condition], *, now: str) -> tuple[Re
             status=item.status,
             reason=item.reason,
             message=item.message,
-            observed_generation=_generation(about),
+            observed_generation=generation(about),
             last_transition_time=old["lastTransitionTime"]
             if (old := before.get(item.type)) is not None and old["status"] == item.status
             else now,
@@ -292,7 +301,7 @@ def _object(kind: str, name: str, line: Json, spec: Part) -> Json:
     }
 
 
-def _generation(about: Json) -> int:
+def generation(about: Json) -> int:
     return int(about["metadata"].get("generation", 1))
 
 

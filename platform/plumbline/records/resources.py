@@ -2,28 +2,37 @@
 
 Everything in etcd is readable by whoever may read the namespace, is copied into every backup and cannot be erased
 from them. So these records hold digests, counts, sequences and names of reasons. No text, and nobody by name or by
-pseudonym: an erasure names the *digest* of a pseudonym. The one name is an approver's, which admission compares with
-the account that asks.
+pseudonym: an erasure names the *digest* of a pseudonym. The only names are an approver's and a release's requester's,
+which admission compares with the account that asks.
 
 A status is a projection of the ledger database, never the truth: delete it, or the object, and it comes back.
 The definitions that an API server gets are generated from these classes (plumbline.reconcile.crds), which is why
 every text and list here has a bound: rules that compare old and new are priced by the largest value there can be.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from pydantic.alias_generators import to_camel
 
-from plumbline.records.canonical import DIGEST_PATTERN
-
-Sha256 = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)]
-DatasetName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
-ObjectName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
-Word = Annotated[str, StringConstraints(pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=64)]
-Moment = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
-Count = Annotated[int, Field(ge=0)]
-Counts = Annotated[dict[str, Count], Field(max_length=64)]
+from plumbline.records.release_resources import (
+    PassingDecisionsSpec,
+    PassingDecisionsStatus,
+    ReleaseSpec,
+    ReleaseStatus,
+)
+from plumbline.records.resource_base import (
+    Count,
+    Counts,
+    DatasetName,
+    Moment,
+    ObjectName,
+    Part,
+    Sha256,
+    Status,
+    Word,
+    fixed,
+)
+from plumbline.records.shadow_resources import ShadowEvaluationSpec, ShadowEvaluationStatus
 
 LinePhase = Literal[
     "Blocked", "Removing", "Suspended", "Ingesting", "AwaitingApproval", "Publishing", "Failed", "Empty", "Ready"
@@ -33,48 +42,6 @@ RunPhase = Literal[
 ]  # fmt: skip
 VersionState = Literal["Active", "Superseded", "Tainted", "Redacted"]
 ErasurePhase = Literal["Blocked", "UnknownSubject", "AwaitingWithdrawal", "Removing", "Erasing", "Erased", "Failed"]
-
-
-def fixed(what: str) -> dict[str, Any]:
-    """The rule that a value, once there, stays; `what` is said to whoever tries."""
-    return {"x-kubernetes-validations": [{"rule": "self == oldSelf", "message": what}]}
-
-
-class Part(BaseModel):
-    """A piece of a resource: frozen, closed to unknown keys, camelCase outside and snake_case here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
-
-    def json_value(self) -> dict[str, Any]:
-        """As the API server stores it: camelCase, and nothing where nothing is known."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-class ResourceCondition(Part):
-    """One statement about an object. `reason` is stable and for machines, `message` for people."""
-
-    type: Annotated[str, StringConstraints(pattern="^[A-Za-z]+$", max_length=64)]
-    status: Literal["True", "False", "Unknown"]
-    reason: Word
-    message: str = Field(max_length=1024)
-    observed_generation: Count | None = Field(default=None, description="Generation of the spec that was looked at.")
-    last_transition_time: Moment = Field(description="When `status` last changed.")
-
-
-Conditions = Annotated[
-    tuple[ResourceCondition, ...],
-    Field(
-        max_length=16,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-    ),
-]
-
-
-class Status(Part):
-    """What every status has."""
-
-    observed_generation: Count | None = Field(default=None, description="Generation of the spec that this answers.")
-    conditions: Conditions = Field(default=(), description="Statements with stable reasons, one of each type.")
 
 
 # --- DatasetLine ----------------------------------------------------------------------------------------------
@@ -356,6 +323,48 @@ RESOURCES: tuple[Resource, ...] = (
             ("DEADLINE", "string", ".status.deadline"),
             ("IN-TIME", "string", _condition("DeadlineMet")),
         ),
+    ),
+    Resource(
+        kind="ShadowEvaluation",
+        plural="shadowevaluations",
+        short_name="shev",
+        about="Two policies are compared on requests that both answer, against margins and a plan.",
+        spec=ShadowEvaluationSpec,
+        status=ShadowEvaluationStatus,
+        fixed="a comparison that has begun cannot be changed; make another ShadowEvaluation",
+        columns=(
+            ("EXPERIMENT", "string", ".spec.experiment"),
+            ("PHASE", "string", ".status.phase"),
+            ("AA", "string", _condition("AASound")),
+            ("PAIRED", "integer", ".status.paired"),
+            ("SESSIONS", "integer", ".status.sessions"),
+            ("PLANNED", "integer", ".status.plannedSessions"),
+            ("VERDICT", "string", ".status.verdict"),
+        ),
+    ),
+    Resource(
+        kind="Release",
+        plural="releases",
+        short_name="rel",
+        about="Which policy serves users: the one mutable pointer. Named as the release in the ledger.",
+        spec=ReleaseSpec,
+        status=ReleaseStatus,
+        columns=(
+            ("POLICY", "string", ".spec.policy"),
+            ("PASSED", "string", _condition("Passed")),
+            ("PHASE", "string", ".status.phase"),
+            ("MOVE", "integer", ".status.sequence"),
+            ("REASON", "string", ".spec.reason"),
+        ),
+    ),
+    Resource(
+        kind="PassingDecisions",
+        plural="passingdecisions",
+        short_name="passing",
+        about="Whereto each release may move, as the ledger says: what admission reads. Made by the operator.",
+        spec=PassingDecisionsSpec,
+        status=PassingDecisionsStatus,
+        columns=(("READABLE", "boolean", ".spec.readable"), ("CURRENT", "string", _condition("Current"))),
     ),
 )
 BY_KIND = {resource.kind: resource for resource in RESOURCES}

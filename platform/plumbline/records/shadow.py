@@ -5,7 +5,7 @@ Shares are in [0, 1]. A verdict holds its plan and its A/A result whole, so that
 """
 
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from plumbline.records.pair import ShadowCounts
 
 RequirementName = Literal["benign_refusal", "harmful_compliance", "helpfulness"]
 ReleaseAction = Literal["promote", "rollback", "move"]
+StepName = Literal["aa", "plan", "pairs", "verdict"]
+STEPS: tuple[StepName, ...] = get_args(StepName)
+DONE = "Done"
 
 
 class PlannedRequirement(Record):
@@ -231,6 +234,32 @@ class ShadowVerdict(Record):
     decided: bool
     verdict: Verdict
     alpha: float = 0.05
+
+
+class ShadowStep(Record):
+    """What one step of a shadow evaluation came to: counts, digests and the name of a reason, nobody's words.
+
+    `evaluation` is the digest of what was asked for, `reason` is Done, or why it was not. `counts` are those of the
+    step's spool. Of an A/A run `alarm` says that the reference seemed to differ from itself, and `planned` is how many
+    sessions it should have; of a plan `planned` is the sessions of all kinds that it asks for. `result` is the digest
+    of the plan, or of the verdict.
+    """
+
+    schema_id = "plumbline.dev/shadow-step/v1"
+
+    evaluation: Digest
+    step: StepName
+    reason: str = Field(default=DONE, pattern="^[A-Z][A-Za-z0-9]*$", max_length=64)
+    experiment: Digest | None = None
+    counts: ShadowCounts | None = None
+    sessions: int = Field(default=0, ge=0)
+    alarm: bool = False
+    planned: int = Field(default=0, ge=0)
+    result: Digest | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.reason == DONE
 
 
 class ReleaseAudit(Record):

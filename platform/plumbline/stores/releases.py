@@ -80,6 +80,15 @@ class Releases:
         )  # fmt: skip
         return verdict.digest
 
+    def settle_shadow(self, found: ShadowVerdict) -> ShadowVerdict:
+        """Store what a look found and return what holds: what was decided before, if something was, because a fixed
+        horizon has one look; except that a kill switch, whose rule holds at every look, ends an earlier PASS."""
+        before = self.decided_shadow(found.experiment, found.reference, found.aligned)
+        stopped = found.tripped is not None and found.decided
+        said = found if before is None or stopped else before
+        self.record_shadow(said)
+        return said
+
     def shadow_verdict(self, digest: str) -> ShadowVerdict | None:
         found = self._database.value("SELECT body FROM shadow_verdict WHERE digest = ?", (digest,))
         return None if found is None else ShadowVerdict.model_validate_json(found)
