@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))  # chart_tools, which every test here imports
 
 from chart_tools import CHART, KUBERNETES, SETUPS, Doc, find_helm
+from schema_tools import load_all
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def render(helm: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..
         arguments = ["template", "rel", str(CHART), "--namespace", "demo", "--kube-version", KUBERNETES]
         done = helm(*arguments, "--values", str(values), *more)
         assert done.returncode == 0, done.stderr
-        return [doc for doc in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if doc]
+        return load_all(done.stdout)
 
     return run
 
