@@ -34,7 +34,7 @@ from plumbline.stores.inbox import Landed
 MAX_EVENT = 64 * 1024
 NAMED = 1000  # refused lines that are named one by one; all are counted
 _BATCH = 1000
-_PAUSE = 0.005  # seconds after a commit: whoever waits to withdraw gets the ledger's lock in between
+PAUSE = 0.005  # seconds after a commit: whoever waits to withdraw gets the ledger's lock in between
 _PEOPLE = 20_000  # whose pseudonyms are remembered while a file is read, and no longer
 _BLOCK = 1 << 16
 _KNOWN = frozenset(FeedbackEvent.model_fields)
@@ -174,7 +174,6 @@ def _take(
 ) -> None:
     pending: list[Landed] = []
     uncounted: Counter[tuple[str, str]] = Counter()
-    subject_of = functools.lru_cache(_PEOPLE)(pseudonyms.of)
 
     def flush() -> None:
         outcomes = Counter(receipt.outcome for receipt in ledger.inbox.append(pending))
@@ -185,26 +184,42 @@ def _take(
         pending.clear()
         uncounted.clear()
 
-    for number, line, size in _lines(stream):
+    for number, found, size in read_events(stream, source, pseudonyms):
         progress(size)
-        try:
-            if line is None:
-                raise Refused(413, "too_large", f"an event has at most {MAX_EVENT} bytes")
-            if line and not line.isspace():
-                landed = plain_line(line, source, subject_of)
-                pending.append(landed or Landed.of(bind(parse_json(line), source, pseudonyms)))
-        except Refused as error:
-            counts.reasons[error.reason] += 1
-            uncounted[source, error.reason] += 1
+        if isinstance(found, Refused):
+            counts.reasons[found.reason] += 1
+            uncounted[source, found.reason] += 1
             if len(counts.refused) < NAMED:
-                counts.refused.append((number, f"{error.reason}: {error.text}"))
+                counts.refused.append((number, f"{found.reason}: {found.text}"))
+        elif found is not None:
+            pending.append(found)
         if len(pending) >= _BATCH:
             flush()
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
     flush()
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
+def read_events(
+    stream: BinaryIO, source: str, pseudonyms: Pseudonyms, *, begins: bool = True
+) -> Iterator[tuple[int, Landed | Refused | None, int]]:
+    """Every line of a stream with its number from 1 and its size in bytes: the event as the inbox stores it, why it is
+    not taken, or None for an empty line. `begins` is False for a stream that stands somewhere inside a file."""
+    subject_of = functools.lru_cache(_PEOPLE)(pseudonyms.of)
+    for number, line, size in _lines(stream, begins):
+        try:
+            if line is None:
+                raise Refused(413, "too_large", f"an event has at most {MAX_EVENT} bytes")
+            if not line or line.isspace():
+                yield number, None, size
+                continue
+            landed = plain_line(line, source, subject_of) or Landed.of(bind(parse_json(line), source, pseudonyms))
+        except Refused as error:
+            yield number, error, size
+        else:
+            yield number, landed, size
+
+
+def _lines(stream: BinaryIO, begins: bool) -> Iterator[tuple[int, bytes | None, int]]:
     """Numbered lines with their size; None for a line that is longer than an event may be."""
     number = 0
     while line := stream.readline(MAX_EVENT + 2):
@@ -218,6 +233,6 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
             rest = stream.readline(_BLOCK)
             size += len(rest)
             whole = not rest or rest.endswith(b"\n")
-        if number == 1:
+        if number == 1 and begins:
             line = line.removeprefix(b"\xef\xbb\xbf")
         yield number, line if len(line.rstrip(b"\r\n")) <= MAX_EVENT else None, size
