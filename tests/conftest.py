@@ -28,7 +28,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 ROOMS = ("browser", "charts", "loop", "serving")  # stay on one worker: all their files share what is slow to start
 APART = ("operators/test_weather.py", "training/test_resume.py")  # long tests that share nothing go to any worker
-RAY = ("training/test_ray.py", "jobs/test_sft.py")  # one Ray at a time
+RAY = (
+    "training/test_ray.py",
+    "jobs/test_sft.py",
+    "jobs/test_evaluate.py",
+    "jobs/test_backfill.py",
+)  # one Ray at a time
 LONG = ("loop", "ray", *APART, "feedback/ingestion/test_kills.py", "operators/test_operator.py")
 
 

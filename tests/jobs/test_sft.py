@@ -56,6 +56,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Path
     }
     (home / "objective.yaml").write_text(json.dumps(objective))
     shared = tmp_path_factory.mktemp("storage")
+    (shared / "home").symlink_to(home)
     stores = ("--ledger", home / "ledger.sqlite", "--blobs", home / "blobs")
     job = ("--prepare-only", "--job", shared / "jobs" / "first")
     done = run(PLUMB, "train", home / "objective.yaml", *job, *stores)
@@ -80,6 +81,14 @@ def test_a_prepared_job_becomes_a_policy_by_ray_and_running_it_again_changes_not
     again = sft(storage)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert contents(storage) == before
+    home = storage / "home"
+    recorded = run(
+        PLUMB, "train", home / "objective.yaml", "--out", storage / "first", "--job", storage / "jobs" / "first",
+        "--ledger", home / "ledger.sqlite", "--blobs", home / "blobs",
+    )  # fmt: skip
+    assert recorded.returncode == 0, recorded.stderr
+    with Ledger(home / "ledger.sqlite") as ledger:
+        assert [policy.digest for policy in ledger.releases.policies()] == [done.stdout.split()[1]]
 
 
 def test_a_changed_objective_is_refused(storage: Path, tmp_path: Path) -> None:

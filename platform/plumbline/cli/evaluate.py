@@ -5,16 +5,14 @@ described in docs/evaluation.md; every file in it but `answers/` is written at t
 """
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from plumbline.cli.evaluating import Asked, Leg, carry_out
 from plumbline.cli.gate import read_rubric
-from plumbline.cli.observed import observe, read_versions
 from plumbline.cli.options import (
     AT_LEAST_ONE,
     as_json,
@@ -25,13 +23,8 @@ from plumbline.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from plumbline.evaluation import Answers
-    from plumbline.evaluation.asking.crew import RayCrew
-    from plumbline.policies.endpoint import Endpoint
-    from plumbline.records import DecoderSettings, EvaluationReport, PolicyManifest, Suite
+    from plumbline.records import EvaluationReport, Suite
 
-Role = Literal["reference", "aligned"]
-SAMPLED = 8  # items of each kind, for --check-batches
 POLICY = "Directory, hub id, or endpoint as http://HOST:PORT/v1#MODEL."
 
 
@@ -119,176 +112,28 @@ def evaluate(
 
     Stopped half-way, the same command goes on. A suite is our JSONL or a public set as published.
     """
-    from plumbline.evaluation import compare
-    from plumbline.evaluation.judging.instrument import load_judge
-    from plumbline.evaluation.judging.labels import read_labels
-    from plumbline.evaluation.suites.variation import read_variants, with_variants
-    from plumbline.policies.files import write_durably
-    from plumbline.records import DecoderSettings
-
-    judged_by = read_rubric(rubric)
-    decoder = DecoderSettings(max_tokens=max_tokens)
     legs = Leg.find("reference", reference, device, remote), Leg.find("aligned", aligned, device, remote)
-    read_by, said_by_people = load_judge(judge) if judge else None, read_labels(labels) if labels else None
-    wanted = read_variants(variants) if variants else None
-    suite = read_suites(suites, legs, actor)
-    suite = with_variants(suite, wanted) if wanted else suite
-    versions = read_versions(datasets, ledger, blobs)
-    training = [example for version in versions for example in version.train]
-    observed = observe(previous, versions, judged_by if reviews else None, ledger, blobs)
-    erased = sum(len(version.erased) for version in versions)
-    trained_on = [version.manifest for version in versions if version.digest == legs[1].manifest.dataset]
     if workers and any(leg.endpoint is None for leg in legs):
         require_machine(workers, gpu=device == "cuda")
-    out.mkdir(parents=True, exist_ok=True)
-    same = legs[0].manifest == legs[1].manifest
-    with interruptible(), asking(workers) as crew, progress_bar() as told:
-        answers = [
-            leg.answer(
-                suite, decoder, out / "answers", told, crew, fresh and not (same and leg is legs[1]), check_batches
-            )
-            for leg in legs
-        ]
-    _require_answers(answers, accept_missing)
-    report = compare(
-        answers[0],
-        answers[1],
-        suite,
-        rubric=judged_by,
-        dataset_manifest=trained_on[0] if trained_on and len(versions) == 1 else None,
-        training_examples=training,
-        judge=read_by,
-        labels=said_by_people,
-        observations=observed,
-        training_versions=[version.digest for version in versions],
-        training_erased=erased,
-    )
-    asked = {leg.role: leg.describe() for leg in legs} | {"decoder": decoder.model_dump(mode="json")}
-    write_durably(out / "asked.json", json.dumps(asked, indent=2, sort_keys=True).encode() + b"\n")
-    write_durably(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
-    for leg in legs:
-        click.echo(f"{leg.role}: {leg.known}", err=json_out)
-        if leg.invariance:
-            click.echo(f"  {leg.invariance['sentence']}", err=json_out)
-    checked = f"{len(report.contaminated)} of {len(suite.items)} items excluded, being among {len(training)} examples"
-    checked += f" ({erased} more are erased and could not be compared)" if erased else ""
-    unchecked = "not checked; name what the aligned policy was trained on with --dataset"
-    click.echo(f"contamination: {checked if versions else unchecked}", err=json_out)
-    for line in _missing(answers):
+    with interruptible():
+        done = carry_out(
+            legs,
+            Asked(suites, read_rubric(rubric), max_tokens, datasets, previous, judge, labels, variants, reviews, actor),
+            out,
+            (ledger, blobs),
+            asking(workers),
+            fresh=fresh,
+            check_batches=check_batches,
+            accept_missing=accept_missing,
+        )
+    for line in done.said:
         click.echo(line, err=json_out)
     if json_out:
-        print_json(report.model_dump(mode="json"))
+        print_json(done.report.model_dump(mode="json"))
         return
-    show(report, suite, with_pressures=["template_overfit"] * bool(variants) + ["policy_ambiguity"] * reviews)
-    click.echo(f"report {report.digest} in {out / 'report.json'}")
-
-
-@dataclass
-class Leg:
-    """One of the two policies: where it is, and who it is known to be."""
-
-    role: Role
-    text: str
-    device: str
-    remote: dict[str, Any]
-    endpoint: "Endpoint | None"
-    manifest: "PolicyManifest"
-    path: Path = Path()
-    invariance: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def find(cls, role: Role, text: str, device: str, remote: dict[str, Any]) -> "Leg":
-        """Nothing is loaded yet: a directory is hashed, an endpoint is asked who it is."""
-        from plumbline.policies.endpoint import Endpoint, identify_served, key_from
-        from plumbline.policies.local import identify
-
-        endpoint = Endpoint.read(text)
-        if endpoint is None:
-            path, manifest = identify(text)
-            return cls(role, text, device, remote, None, manifest, path)
-        revision, key = remote[f"{role}_revision"], key_from(remote["api_key_env"])
-        manifest = identify_served(endpoint, role, revision=revision, api_key=key, timeout_s=remote["timeout"])
-        return cls(role, text, device, remote, endpoint, manifest)
-
-    @property
-    def known(self) -> str:
-        """How far it is known who answered."""
-        from plumbline.policies.endpoint import ServedPolicy
-
-        who = f"{self.manifest.name} ({self.manifest.digest})"
-        if self.endpoint is None:
-            return f"{who}, verified: its files are those of its manifest"
-        if isinstance(self.manifest, ServedPolicy):
-            return f"{who}, as the Plumbline predictor at {self.endpoint.url} states with every answer"
-        return f"{who}, declared, not verified: a digest of URL, model and revision; nobody has seen its weights"
-
-    def answer(
-        self,
-        suite: "Suite",
-        decoder: "DecoderSettings",
-        cache: Path,
-        told: Callable[[str, int, int], None],
-        crew: "Crew",
-        fresh: bool,
-        check: bool,
-    ) -> "Answers":
-        from plumbline.evaluation import answer_suite
-
-        with contextlib.closing(crew(self)) if self.endpoint is None and crew else contextlib.nullcontext() as asker:
-            policy = asker or self._policy()
-            answers = answer_suite(
-                policy, suite, decoder, cache, lambda _, done, n: told(self.role, done, n), fresh=fresh
-            )
-        if check and self.endpoint is None:
-            self._check(self._policy() if asker else policy, suite, decoder)
-        return answers
-
-    def describe(self) -> dict[str, Any]:
-        from plumbline.policies.endpoint import ServedPolicy
-
-        how = "stated" if isinstance(self.manifest, ServedPolicy) else "declared"
-        return {
-            "policy": self.manifest.digest,
-            "name": self.manifest.name,
-            "template": self.manifest.template,
-            "known": how if self.endpoint else "verified",
-            "place": self.endpoint.url if self.endpoint else self.device,
-            **({"batches": self.invariance} if self.invariance else {}),
-        }
-
-    def _policy(self) -> Any:
-        if self.endpoint is None:
-            from plumbline.policies.local import LocalPolicy
-
-            return LocalPolicy.load(self.path, device=self.device)
-        from plumbline.policies.endpoint import key_from
-        from plumbline.policies.local import load_template
-        from plumbline.policies.remote import RemotePolicy
-
-        tokenizer: Path | None = self.remote["tokenizer"]
-        return RemotePolicy(
-            self.endpoint.url,
-            self.endpoint.model,
-            self.manifest,
-            concurrency=self.remote["concurrency"],
-            timeout_s=self.remote["timeout"],
-            api_key=key_from(self.remote["api_key_env"]),
-            template=load_template(tokenizer) if tokenizer else None,
-        )
-
-    def _check(self, policy: Any, suite: "Suite", decoder: "DecoderSettings") -> None:
-        from plumbline.evaluation.asking import by_likelihood, invariance
-
-        kinds = [[item for item in suite.items if by_likelihood(item) is kind][:SAMPLED] for kind in (True, False)]
-        found = invariance(policy, [item for kind in kinds for item in kind], decoder)
-        said = (
-            "to the last bit" if found.exact else f"within {found.nats:.1e} nats; {found.texts} answers differ in words"
-        )
-        sentence = f"{found.items} items asked alone, together and in another order answer alike {said}"
-        self.invariance = {**found.model_dump(), "sentence": sentence}
-
-
-Crew = Callable[[Leg], "RayCrew"] | None
+    pressures = ["template_overfit"] * bool(variants) + ["policy_ambiguity"] * reviews
+    show(done.report, done.suite, with_pressures=pressures)
+    click.echo(f"report {done.report.digest} in {out / 'report.json'}")
 
 
 @contextlib.contextmanager
@@ -302,24 +147,6 @@ def asking(workers: int | None) -> "Iterator[Any]":
 
     with ray_session():
         yield lambda leg: RayCrew(leg.path, leg.manifest, workers=workers, device=leg.device)
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """On a terminal, one bar per policy."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done)
-
-        yield told
 
 
 def show(report: "EvaluationReport", suite: "Suite", with_pressures: Sequence[str] = ()) -> None:
@@ -353,37 +180,3 @@ def show(report: "EvaluationReport", suite: "Suite", with_pressures: Sequence[st
             click.echo(f"  {reading.pressure}{' (ALARM)' if reading.alarm else ''}: {reading.explanation}")
             for name, value in sorted(reading.statistics.items()):
                 click.echo(f"    {name}: {value:.4g}")
-
-
-def read_suites(paths: tuple[Path, ...], legs: tuple[Leg, Leg], actor: str | None = None) -> "Suite":
-    """The suites as one. Reading a private one is logged, and counts, with the policies that will be asked."""
-    from plumbline.evaluation.suites import join_suites, open_suite
-
-    policies = [leg.manifest.digest for leg in legs]
-    return join_suites([open_suite(path, purpose="evaluate", policies=policies, actor=actor) for path in paths])
-
-
-def _require_answers(legs: "list[Answers]", accepted: bool) -> None:
-    from plumbline.errors import PlumblineError
-
-    failed = {answers.name: sum(answer.finish == "error" for answer in answers.answers) for answers in legs}
-    if any(failed.values()) and not accepted:
-        counts = " and ".join(f"{n} answers of {name}" for name, n in failed.items() if n)
-        raise PlumblineError(
-            f"{counts} are missing: the endpoint failed or refused these requests",
-            consequence="no report was written; finished answers are kept",
-            remedy="run the same command again, which asks only what is missing; or count each as a failure with"
-            " --accept-missing",
-        )
-
-
-def _missing(legs: "list[Answers]") -> Iterator[str]:
-    """Items that nobody can pair, by reason: none is dropped without a word."""
-    for answers in legs:
-        reasons: dict[str, int] = {}
-        for answer in answers.answers:
-            if answer.failed:
-                reason = answer.error or "the endpoint failed or refused the request"
-                reasons[reason] = reasons.get(reason, 0) + 1
-        for reason, n in sorted(reasons.items()):
-            yield f"MISSING: {n} of {len(answers.answers)} answers of {answers.name}: {reason}"

@@ -39,6 +39,12 @@ class Asker(Protocol):
     def ask(self, batches: Sequence[Batch], decoder: DecoderSettings) -> Iterator[Answered]: ...
 
 
+class Hired(Asker, Protocol):
+    """An asker that is sent home afterwards."""
+
+    def close(self) -> None: ...
+
+
 class Here:
     """Asks in this process, one batch after the other."""
 
