@@ -58,6 +58,21 @@ def test_a_spool_that_is_named_is_erased_with_everything_else(fed):
         assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 1
         assert (spool.counts().shed, spool.counts().pending) == ({"withdrawn": 1}, 1)
         assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 0
+
+
+def test_every_spool_below_a_folder_is_erased_with_them(fed):
+    subject = fed("lineage", "subject", "ana", "--json").json["subject"]
+    said = Answer(text=f"it is {CANARY}", finish="stop", latency_ms=1.0)
+    for name in ("first/aa", "first/pairs"):
+        with contextlib.closing(Spool(Path("spools") / name, Experiment(name="e", salt="s"))) as spool:
+            one = SpoolRecord(
+                request="1", experiment="e", session="x", subject=subject, messages=(say("user", CANARY),),
+                decoder=DecoderSettings(), answer=said,
+            )  # fmt: skip
+            spool.append([one])
+    assert fed("erase", "ana", "--spools-below", "nowhere", "--json").json["requests"] == 0
+    assert fed("erase", "ana", "--spools-below", "spools", "--json").json["requests"] == 2
+    assert on_disk() == []
     assert fed("erase", "ana", "--spool", ".plumbline").faulted("there is no readable spool")
 
 

@@ -125,7 +125,8 @@ def test_an_erasure_is_a_job_of_its_own_that_names_a_digest() -> None:
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     assert "ownerReferences" not in job["metadata"], "it is finished even if the request is deleted meanwhile"
     args = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert args == ["erase", digest_of("subject"), "--withdrawn", "--remediation=retire", "--json"]
+    assert args[:-1] == ["erase", digest_of("subject"), "--withdrawn", "--remediation=retire", "--json"]
+    assert args[-1] == "--spools-below=/data/spools", "what shadow evaluations recorded of them too"
     again = {**request, "metadata": {**request["metadata"], "uid": "u-10"}}
     assert k8s.erasure_job(again, 2, SETTINGS)["metadata"]["name"] != job["metadata"]["name"]
 

@@ -39,6 +39,11 @@ REMEDIATIONS = ("retrain", "adapter-removal", "retire", "no-action", "unsupporte
     multiple=True,
     help="Spool of a shadow experiment, whose records and pairs are erased with them. Repeatable.",
 )
+@click.option(
+    "--spools-below",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder in which every spool is meant; one that is not there holds none.",
+)
 @as_json
 @stores
 def erase(
@@ -46,6 +51,7 @@ def erase(
     withdrawn: bool,
     unfinished: bool,
     spools: tuple[Path, ...],
+    spools_below: Path | None,
     json_out: bool,
     ledger: Path,
     blobs: Path,
@@ -65,6 +71,8 @@ def erase(
     if (identity is None) != unfinished:
         raise click.UsageError("name one IDENTITY, or pass --unfinished")
     store, kept = open_ledger(ledger, must_exist=True), open_blobs(blobs)
+    if spools_below is not None:
+        spools = (*spools, *sorted(file.parent for file in spools_below.rglob("spool.sqlite")))
     forget(spools, [])  # a spool that is none is said before anything happens
     shown: dict[str, Any] = {}
     if identity is not None:

@@ -162,6 +162,7 @@ def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
     identity = digest_of({"request": meta["uid"], "subject": spec["subject"]})
     remediation = f"--remediation={spec.get('remediation', 'retrain')}"
     arguments = ["erase", spec["subject"], "--withdrawn", remediation, "--json"]  # who came back is not sent away
+    arguments.append(f"--spools-below={settings.spools}")
     return plumb_job(
         settings,
         name=f"{meta['name'][:36].rstrip('-.')}-erase-{short(identity)}-{attempt}",
@@ -170,6 +171,7 @@ def erasure_job(request: Json, attempt: int, settings: JobSettings) -> Json:
         annotations={REQUEST_ANNOTATION: meta["uid"], ATTEMPT_ANNOTATION: str(attempt)},
         arguments=arguments,
         owners=[],
+        spools=True,
     )
 
 

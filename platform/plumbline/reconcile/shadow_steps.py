@@ -179,6 +179,8 @@ class Steps:
         with contextlib.closing(spool):
             if task.vouched and not spool.notes():
                 spool.note(f"consented by: {task.vouched}")
+            for gone in [one for one in spool.subjects() if one != OFFLINE and not self.consent(one)]:
+                spool.forget(gone)
             tokens = {"reference_token": task.reference_token, "aligned_token": task.aligned_token}
             shared: dict[str, Any] = {"concurrency": task.concurrency, "deadline_s": task.deadline_s}
             worker = worker_for(
