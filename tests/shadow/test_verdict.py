@@ -2,16 +2,20 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plumbline.errors import PlumblineError
 from plumbline.records import ShadowCounts, Verdict, digest_of, merkle_root
 from plumbline.shadow.observed import Labels, Seen
 from plumbline.shadow.planning import make_plan, write_plan
+from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Loss, Outcome, Spool
+from plumbline.shadow.spools import Spools
 from plumbline.shadow.verdict import aa_result, compare_alike, decide, shadow_verdict
 from shadow.simulated import (
     ALIGNED,
@@ -211,6 +215,37 @@ def test_waiting_beyond_the_plan_changes_no_verdict_whatever_comes_then(tmp_path
     assert (alone.verdict, alone.n, alone.pairs) == (longer.verdict, longer.n, longer.pairs)
     assert alone.requirements == longer.requirements and longer.verdict is Verdict.PASS
     assert longer.counts.paired > alone.counts.paired and not longer.losses, "the loss came after the horizon"
+
+
+def test_the_spools_of_two_routers_are_decided_as_the_one_that_they_would_have_been(tmp_path: Path) -> None:
+    rows = traffic(np.random.default_rng(6), 900)
+    with contextlib.ExitStack() as opened:
+
+        def routed(
+            name: str, rows: list[Seen], lost: list[tuple[int, str]], kind: Experiment = EXPERIMENT, plan: Any = PLAN
+        ) -> Spool:
+            write_plan(plan, tmp_path / name)
+            spool = opened.enter_context(contextlib.closing(Spool(tmp_path / name, kind)))
+            fill(spool, rows, lost)
+            return spool
+
+        one = routed("one", rows, [(0, "pending"), (1, "pending"), (4, "deadline")])
+        left = routed("left", rows[::2], [(0, "pending"), (2, "deadline")])
+        right = routed("right", rows[1::2], [(0, "pending")])
+        whole = shadow_verdict(one, labels(), aa=alike())
+        split = shadow_verdict(Spools([left, right]), labels(), aa=alike())
+        assert whole.decided and split.decided and whole.verdict == split.verdict
+        assert whole.counts == split.counts and whole.losses == split.losses
+        assert whole.n <= split.n <= whole.n + 1 < len(rows), "the horizon is a record's number, in every spool"
+        another = make_plan({"benign_refusal": 0.2}, discordance=0.04)
+        for wrong, words in (
+            ([left, left], "named twice"),
+            ([left, routed("otherwise", rows[:1], [], plan=another)], "do not all have the same plan"),
+            ([left, routed("copy", rows[6:8:2], [])], "is in two of the spools"),
+            ([left, routed("other", rows[:1], [], ALIKE)], "belongs to experiment"),
+        ):
+            with pytest.raises(PlumblineError, match=words):
+                shadow_verdict(Spools(wrong), labels())
 
 
 def later(rows: list[Seen]) -> list[Seen]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plumbline.records.shadow import AaResult, ShadowPlan, ShadowStatus, ShadowVerdict
     from plumbline.shadow.observed import Labels, Scorer
     from plumbline.shadow.spool import Spool
+    from plumbline.shadow.spools import Spools
 
 SPOOL = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -132,37 +133,42 @@ def status(spool: Path, rubric: Path | None, judge: Path | None, scores: Path | 
 
 
 @click.command()
-@click.argument("spool", type=SPOOL)
-@click.option("--aa", type=SPOOL, help="Spool of the A/A run. Without one there is no PASS.")
+@click.argument("spools", type=SPOOL, nargs=-1, required=True, metavar="SPOOL...")
+@click.option("--aa", type=SPOOL, multiple=True, help="Spool of the A/A run; none, no PASS. Repeatable, as SPOOL is.")
 @JUDGE
 @SCORES
 @as_json
 @stores
 def verdict(
-    spool: Path, aa: Path | None, judge: Path | None, scores: Path | None, json_out: bool, ledger: Path, blobs: Path
+    spools: tuple[Path, ...],
+    aa: tuple[Path, ...],
+    judge: Path | None,
+    scores: Path | None,
+    json_out: bool,
+    ledger: Path,
+    blobs: Path,
 ) -> None:
     """Decide an experiment at its planned size. Exit code: 0 PASS, 1 REGRESSED, 2 ERROR, 3 INCONCLUSIVE.
+
+    Each router has a spool of its own, with the plan beside it: name them all.
 
     The verdict, whatever it is, goes to the ledger, where `plumb release promote` looks for it. What was decided stays
     decided: asked again with more pairs, this says what it said, until the kill switch is thrown, which is REGRESSED at
     any time. For another look begin another experiment.
     """
-    from plumbline.shadow.planning import read_plan
     from plumbline.shadow.verdict import aa_result, shadow_verdict
 
-    labels, scorer, planned = labels_of(judge), read_scores(scores), read_plan(spool)
+    labels, scorer = labels_of(judge), read_scores(scores)
     alike: AaResult | None = None
-    if aa is not None:
-        with opened(aa) as store:
-            alike = aa_result(store, labels, planned or unplanned(read_rubric(None), scorer is not None))
-    with opened(spool) as store:
-        found = shadow_verdict(store, labels, aa=alike, scorer=scorer)
+    with all_of(spools) as kept_here:
+        if aa:
+            planned = kept_here.plan() or unplanned(read_rubric(None), scorer is not None)
+            with all_of(aa) as twice:
+                alike = aa_result(twice, labels, planned)
+        found = shadow_verdict(kept_here, labels, aa=alike, scorer=scorer)
     with contextlib.closing(open_ledger(ledger)) as kept:
-        before = kept.releases.decided_shadow(found.experiment, found.reference, found.aligned)
-        stopped = found.tripped is not None and found.decided  # by a rule that holds at every look, so a PASS ends here
-        said = found if before is None or stopped else before
-        kept.releases.record_shadow(said)
-    again = said is before and before != found
+        said = kept.releases.settle_shadow(found)
+    again = said != found
     if json_out:
         print_json({"digest": said.digest, "decided_before": again, **json.loads(said.model_dump_json())})
     else:
@@ -214,6 +220,15 @@ def opened(directory: Path) -> "Iterator[Spool]":
         yield store
     finally:
         store.close()
+
+
+@contextlib.contextmanager
+def all_of(directories: tuple[Path, ...]) -> "Iterator[Spools]":
+    """The spools of an experiment's routers, as one."""
+    from plumbline.shadow.spools import Spools
+
+    with contextlib.ExitStack() as open_ones:
+        yield Spools([open_ones.enter_context(opened(directory)) for directory in directories])
 
 
 def labels_of(judge: Path | None) -> "Labels":

@@ -45,9 +45,9 @@ from plumbline.shadow.observed import (
     see,
     slice_losses,
 )
-from plumbline.shadow.planning import read_plan
 from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Loss, Spool
+from plumbline.shadow.spools import Spools
 from plumbline.shadow.watching import METRICS, SEVERITY
 from plumbline.statistics.intervals import Interval
 from plumbline.statistics.paired import MIN_CLUSTERS, holm, outcome, paired_difference
@@ -56,13 +56,15 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def shadow_verdict(
-    spool: Spool, labels: Labels, *, aa: AaResult | None = None, scorer: Scorer | None = None
+    spool: Spool | Spools, labels: Labels, *, aa: AaResult | None = None, scorer: Scorer | None = None
 ) -> ShadowVerdict:
-    """Decide the experiment of a spool by the plan beside it, on the records up to the first at which every requirement
-    had its planned sessions: who waits longer sees nothing else. What still waits among these counts as lost."""
-    plan = read_plan(spool.directory)
+    """Decide the experiment of a spool, or of all its routers' spools, by the plan beside it, on the records up to the
+    first at which every requirement had its planned sessions: who waits longer sees nothing else. What still waits
+    among these counts as lost."""
+    spool = spool if isinstance(spool, Spools) else Spools([spool])
+    plan = spool.plan()
     until = _horizon(((seq, see(pair, labels, scorer)) for seq, pair in spool.numbered_pairs()), plan)
-    counts, losses = spool.counts(), [*spool.losses(until), *_waiting(spool, until)]
+    counts, losses = spool.counts(), [*spool.losses(until), *spool.waiting(until)]
     # Pairs are read last: what is settled meanwhile is lost, or both, never neither.
     within = takewhile(lambda one: until is None or one[0] <= until, spool.numbered_pairs())
     seen, root = _read((pair for _, pair in within), labels, scorer)
@@ -95,7 +97,7 @@ def _horizon(seen: Iterable[tuple[int, Seen]], plan: ShadowPlan | None) -> int |
     return None
 
 
-def aa_result(spool: Spool, labels: Labels, plan: ShadowPlan, *, scorer: Scorer | None = None) -> AaResult:
+def aa_result(spool: Spool | Spools, labels: Labels, plan: ShadowPlan, *, scorer: Scorer | None = None) -> AaResult:
     """What an A/A spool shows about the machinery that a verdict will rest on."""
     seen, root = _read(spool.pairs(), labels, scorer)
     return compare_alike(seen, spool.losses(), experiment=spool.experiment, plan=plan, pairs=root)
@@ -296,17 +298,6 @@ def _read(pairs: Iterable[Pair], labels: Labels, scorer: Scorer | None) -> tuple
         seen.append(see(pair, labels, scorer))
         digests.append(pair.digest)
     return in_order(seen), merkle_root(digests)
-
-
-def _waiting(spool: Spool, until: int | None) -> list[Loss]:
-    counted: dict[str, int] = {}
-    after = 0
-    while page := spool.pending(256, after):
-        after = page[-1][0]
-        for seq, record in page:
-            if until is None or seq <= until:
-                counted[record.slice] = counted.get(record.slice, 0) + 1
-    return [Loss(name, "pending", n) for name, n in sorted(counted.items())]
 
 
 def _points(share: float, sign: str = "") -> str:
