@@ -13,8 +13,8 @@ from plumbline.cli.main import cli
 from plumbline.metrics import CATALOGUE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("README.md")])
-NAMES = [page.name for page in PAGES]
+PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("README.md")])
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEREDOC = re.compile(r"<<'?(\w+)'?[^\n]*\n.*?^\1$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")

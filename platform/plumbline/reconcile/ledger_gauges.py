@@ -1,7 +1,7 @@
 """The ledger as Prometheus gauges: the newest gate decision, the feedback funnel, consent and erasure.
 
 An evaluation or an ingestion is a batch: it ends, and nobody could scrape it any more. What it found is in the ledger,
-so whoever lives longer exports it: the operator at every resync, and `plumb metrics` for a textfile.
+so whoever lives longer exports it: the operator, at every resync.
 A ledger that cannot be read keeps its last numbers, with `plumbline_ledger_read_timestamp_seconds` standing still.
 """
 
