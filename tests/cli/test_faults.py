@@ -18,7 +18,7 @@ READERS = [
     ("lineage", "subject", "ana"),
     ("lineage", "policy", "sha256:0"),
     ("release", "history"),
-    ("release", "move", "sha256:" + "0" * 64, "--reason", "r", "--actor", "a"),
+    ("release", "promote", "sha256:" + "0" * 64, "--reason", "r", "--actor", "a"),
 ]
 
 

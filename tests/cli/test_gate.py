@@ -18,6 +18,7 @@ from plumbline.records import (
     SuiteItem,
     digest_of,
     say,
+    short,
 )
 from plumbline.stores import Ledger, LocalBlobs
 
@@ -29,7 +30,7 @@ RUBRIC = Rubric(
     purpose="one area is enough",
     rules=(Rule(area="over_refusal", text="Answer what is harmless.", margins={"benign_refusal": 0.02}),),
 )
-RELEASE = ("release", "move", "--reason", "tests", "--actor", "tests")
+RELEASE = ("release", "promote", "--without-shadow", "only the gate is tested", "--reason", "r", "--actor", "tests")
 
 
 def report(low: float, high: float) -> EvaluationReport:
@@ -62,6 +63,15 @@ def test_a_recorded_pass_moves_a_release_of_ones_own(plumb):
     assert plumb(*RELEASE, USERS_HAVE).code == 0
     assert plumb(*RELEASE, ALIGNED, "--decision", decision.digest).code == 0
     assert stored(plumb).current_release("default").policy == ALIGNED
+
+
+def test_a_pass_that_a_later_gate_took_back_moves_nothing_by_its_name_either(plumb):
+    assert judged(plumb, report(-0.01, 0.01), "--record").code == 0
+    (passed,) = stored(plumb).decisions()
+    assert judged(plumb, report(-0.09, -0.05), "--record").code == 1
+    assert plumb(*RELEASE, USERS_HAVE).code == 0
+    words = f"decision {short(passed.digest)} was followed by a REGRESSED about the same policies"
+    assert plumb(*RELEASE, ALIGNED, "--decision", passed.digest).faulted(words)
 
 
 @pytest.mark.parametrize(("bounds", "verdict"), [((-0.09, -0.05), "REGRESSED"), ((-0.09, 0.05), "INCONCLUSIVE")])

@@ -75,12 +75,13 @@ def test_a_key_that_is_none_is_refused_and_not_repeated(asked, monkeypatch, key)
 def test_a_release_moves_only_by_a_decision_that_says_pass(asked):
     first, candidate = "sha256:" + "1" * 64, "sha256:" + "2" * 64
     why = ("--reason", "r", "--actor", "me")
-    assert asked("release", "move", "the good one", *why).faulted("no policy's digest")
+    assert asked("release", "promote", "the good one", *why).faulted("no policy's digest")
     assert "names no policy yet" in asked("release", "history").out
-    assert asked("release", "move", first, *why).code == 0, "what users have at the start needs no decision"
-    move = ("release", "move", candidate, *why)
-    assert asked(*move).faulted("no gate decision is named", "users keep the policy they have")
-    assert asked(*move, "--decision", "sha256:" + "3" * 64).faulted("users keep the policy they have")
+    assert asked("release", "promote", first, *why).code == 0, "what users have at the start needs no decision"
+    move = ("release", "promote", candidate, *why)
+    assert asked(*move).faulted("no gate decision compares it", "users keep the policy they have")
+    named = ("--decision", "sha256:" + "3" * 64, "--without-shadow", "r")
+    assert asked(*move, *named).faulted("is not stored", "users keep the policy they have")
     assert [entry["policy"] for entry in asked("release", "history", "--json").json] == [first]
 
 

@@ -99,20 +99,6 @@ def rollback(name: str, reason: str, actor: str, json_out: bool, ledger: Path, b
     _show(open_ledger(ledger, must_exist=True).releases.rollback(name, reason=reason, actor=actor), json_out)
 
 
-@release.command()
-@click.argument("policy")
-@click.option("--name", default="default", show_default=True)
-@click.option("--decision", help="Digest of a passing decision about POLICY.")
-@click.option("--reason", required=True)
-@click.option("--actor", required=True, help="Who moves it, for the record.")
-@stores
-def move(policy: str, name: str, decision: str | None, reason: str, actor: str, ledger: Path, blobs: Path) -> None:
-    """Point the release at POLICY (a digest) without a shadow; the history says so. Refused without a stored PASS."""
-    _require_digest(policy)
-    entry = open_ledger(ledger, must_exist=True).releases.move_release(name, policy, decision, reason, actor)
-    click.echo(f"release {name!r} names {entry.policy} since move {entry.sequence}")
-
-
 def said(entry: "ReleaseAudit") -> str:
     """One move in a line."""
     from plumbline.records import short

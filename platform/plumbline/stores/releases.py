@@ -314,6 +314,16 @@ class Releases:
         )
         return entry
 
+    def _taken_back(self, decision: GateDecision) -> bool:
+        """Whether the gate said REGRESSED about the same two policies after this decision."""
+        found = self._database.value(
+            "SELECT 1 FROM decision AS later, decision AS this WHERE this.digest = ? AND later.verdict = 'REGRESSED'"
+            " AND later.aligned = this.aligned AND later.reference = this.reference AND"
+            " (later.recorded_at, later.digest) > (this.recorded_at, this.digest)",
+            (decision.digest,),
+        )
+        return found is not None
+
     def _newest_decision(self, release: str, reference: str, policy: str) -> str:
         """The newest recorded decision about a policy against what users have; whether it passes is asked later."""
         found = [one for one in self.decisions(policy) if one.reference == reference]
@@ -353,6 +363,10 @@ class Releases:
             raise _refused(release, policy, f"decision {short(digest)} is about policy {short(decision.aligned)}")
         if decision.verdict is not Verdict.PASS:
             raise _refused(release, policy, f"decision {short(digest)} is {decision.verdict.value}")
+        if self._taken_back(decision):
+            raise _refused(
+                release, policy, f"decision {short(digest)} was followed by a REGRESSED about the same policies"
+            )
         if decision.own_margins:
             raise _refused(release, policy, f"decision {short(digest)} was not held to the rubric's own margins")
         if current is not None and decision.reference != current.policy:
