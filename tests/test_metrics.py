@@ -41,3 +41,17 @@ def test_every_declared_metric_is_exported_by_some_code() -> None:
         if path.name != "metrics.py"
     )
     assert not [name for name in CATALOGUE if name not in code]
+
+
+def test_a_gauge_is_set_to_exactly_the_series_that_are_so() -> None:
+    metrics, name = Metrics(), "plumbline_ingestion_rejected"
+    metrics.replace(name, {("a", "duplicate"): 3, ("a", "no_consent"): 1}, dataset="a")
+    metrics.replace(name, {("b", "duplicate"): 5}, dataset="b")
+    metrics.replace(name, {("a", "no_consent"): 2}, dataset="a")
+    shown = {line for line in metrics.render().decode().splitlines() if not line.startswith("#")}
+    assert shown == {
+        'plumbline_ingestion_rejected{dataset="a",reason="no_consent"} 2.0',
+        'plumbline_ingestion_rejected{dataset="b",reason="duplicate"} 5.0',
+    }
+    metrics.replace(name, {})
+    assert b"plumbline_ingestion_rejected{" not in metrics.render()
