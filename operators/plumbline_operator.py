@@ -22,6 +22,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from api_server import ApiServer
 from controllers import ApprovalController, Controller, ErasureController, LineController, NotLeading
 from leadership import Leadership
 from prometheus_client import start_http_server
+from release_controller import PassingController, ReleaseController
+from shadow_controller import ShadowController
 from work_queue import Key, WorkQueue
 
 from plumbline.errors import PlumblineError
@@ -38,11 +41,15 @@ from plumbline.metrics import Metrics
 from plumbline.reconcile import kubernetes
 from plumbline.reconcile.cluster_observer import ClusterObserver
 from plumbline.reconcile.ledger_gauges import LedgerGauges
+from plumbline.reconcile.release_guard import LIST
 from plumbline.reconcile.resources import GROUP, LINE_LABEL
+from plumbline.reconcile.shadow_objects import EVALUATION_LABEL
 from plumbline.records.resources import RESOURCES, Resource
 from plumbline.stores import Lease
 
 LINE, APPROVAL, ERASURE = "DatasetLine", "Approval", "ErasureRequest"
+RELEASE, PASSING = "Release", "PassingDecisions"
+EVALUATION = "ShadowEvaluation"
 logger = logging.getLogger("plumbline.operator")
 
 
@@ -56,6 +63,7 @@ class Settings:
     namespace: str
     tenant_key: str = ""
     username_prefix: str = ""
+    release_max_age_days: int = 30
     resync_seconds: float = 60.0
     lease_seconds: int = 15
     metrics_port: int = 9090
@@ -69,6 +77,7 @@ class Settings:
             namespace=environment.get("PLUMBLINE_NAMESPACE", "default"),
             tenant_key=environment.get("PLUMBLINE_TENANT_KEY", ""),
             username_prefix=environment.get("PLUMBLINE_USERNAME_PREFIX", ""),
+            release_max_age_days=int(environment.get("PLUMBLINE_RELEASE_MAX_AGE_DAYS", "30")),
             resync_seconds=float(environment.get("PLUMBLINE_RESYNC_SECONDS", "60")),
             lease_seconds=int(environment.get("PLUMBLINE_LEASE_SECONDS", "15")),
             metrics_port=int(environment.get("PLUMBLINE_METRICS_PORT", "9090")),
@@ -96,7 +105,11 @@ class Operator:
         jobs = kubernetes.JobSettings.from_yaml(settings.jobs.read_text("utf-8"))
         self.settings = settings
         self.observer = ClusterObserver(
-            settings.ledger, settings.blobs, names=settings.names(), prefix=settings.username_prefix
+            settings.ledger,
+            settings.blobs,
+            names=settings.names(),
+            prefix=settings.username_prefix,
+            max_age=timedelta(days=settings.release_max_age_days),
         )
         self.me = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         self.leadership = Leadership(
@@ -105,7 +118,8 @@ class Operator:
         self.metrics = Metrics()
         self.gauges = LedgerGauges(settings.ledger, settings.blobs, self.metrics)
         self.queue = WorkQueue(self._look, most_seconds=settings.resync_seconds)
-        self.known: set[Key] = set()
+        self.passing: Key = (PASSING, settings.namespace, LIST)
+        self.known: set[Key] = {self.passing}  # what admission reads is there before anybody asks for anything
         self.looked = time.monotonic()
         self._fence: Lease | None = None
         self._fencing: asyncio.Task[None] | None = None
@@ -114,6 +128,9 @@ class Operator:
             LINE: LineController(api, self.observer, leads, jobs, self.metrics),
             APPROVAL: ApprovalController(api, self.observer, leads, lambda: self._fence, self._fence_lost),
             ERASURE: ErasureController(api, self.observer, leads, jobs),
+            RELEASE: ReleaseController(api, self.observer, leads, lambda: self._fence, self._fence_lost),
+            PASSING: PassingController(api, self.observer, leads),
+            EVALUATION: ShadowController(api, self.observer, leads, jobs),
         }
 
     def seen(self, kind: str, namespace: str, name: str) -> None:
@@ -121,6 +138,9 @@ class Operator:
         self.queue.ask((kind, namespace, name))
 
     def gone(self, kind: str, namespace: str, name: str) -> None:
+        if (kind, namespace, name) == self.passing:
+            self.queue.ask(self.passing)  # it is made again
+            return
         self.known.discard((kind, namespace, name))
 
     async def resync(self) -> None:
@@ -142,8 +162,8 @@ class Operator:
 
     @property
     def idle_seconds(self) -> float:
-        """Since a look ended; for one that only follows, or has nothing to look at, since it asked for the lease."""
-        waits = not self._leads() or not self.known
+        """Since a look ended; for one that only follows, since it asked for the lease."""
+        waits = not self._leads()
         return time.monotonic() - max(self.looked, self.leadership.asked if waits else 0.0)
 
     async def _look(self, key: Key) -> None:
@@ -154,6 +174,8 @@ class Operator:
             if await self.controllers[kind].look(namespace, name):
                 if kind == APPROVAL:
                     self._ask_lines(namespace)
+                if kind == RELEASE:
+                    self.queue.ask(self.passing)  # whereto it may move depends on where it is
             else:
                 self.known.discard(key)
         except NotLeading:
@@ -266,5 +288,6 @@ async def on_job(labels: Mapping[str, str], namespace: str, memo: kopf.Memo, **_
     if LINE_LABEL in labels:
         operator.queue.ask((LINE, namespace, labels[LINE_LABEL]))
     for kind, where, name in sorted(operator.known):
-        if kind == ERASURE and where == namespace and kubernetes.label(name) == labels.get(kubernetes.ERASURE_LABEL):
+        of = {ERASURE: kubernetes.ERASURE_LABEL, EVALUATION: EVALUATION_LABEL}.get(kind, "")
+        if of and where == namespace and kubernetes.label(name) == labels.get(of):
             operator.queue.ask((kind, where, name))

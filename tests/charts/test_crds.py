@@ -16,6 +16,7 @@ from chart_tools import CHARTS, KUBERNETES, REPO, Doc, strict
 
 from plumbline.reconcile.approval import POLICY, SAME_PERSON, guard_problem
 from plumbline.reconcile.crds import definition, main, schema
+from plumbline.reconcile.release_guard import DECISIONS, RELEASES, release_guard_problem
 from plumbline.records.resources import BY_KIND, RESOURCES, Resource
 
 FOLDER = CHARTS / "plumbline-crds" / "templates"
@@ -169,6 +170,9 @@ def example(kind: str) -> Doc:
 def test_what_is_fixed_cannot_be_changed_and_the_message_says_what_to_do(kind: str) -> None:
     resource = BY_KIND[kind]
     spec = schema_of(resource)["properties"]["spec"]
+    if kind in ("Release", "PassingDecisions"):
+        assert not resource.fixed and "x-kubernetes-validations" not in spec  # a pointer, and a list: meant to move
+        return
     if not resource.fixed:
         (rule,) = spec["properties"]["dataset"]["x-kubernetes-validations"]
         assert cel(rule["rule"], self="a", oldSelf="a") and not cel(rule["rule"], self="b", oldSelf="a")
@@ -178,12 +182,28 @@ def test_what_is_fixed_cannot_be_changed_and_the_message_says_what_to_do(kind: s
     before = example(kind)["spec"]
     assert cel(rule["rule"], self=before, oldSelf=before)
     for name in before:
-        other = before[name] + 1 if isinstance(before[name], int) else before[name] + "x"
+        value = before[name]
+        other = {**value, "x": "x"} if isinstance(value, dict) else value + (1 if isinstance(value, int) else "x")
         changed = {**before, name: other}
         assert not cel(rule["rule"], self=changed, oldSelf=before), name
         less = {key: value for key, value in before.items() if key != name}
         assert not cel(rule["rule"], self=less, oldSelf=before), f"{name} taken away"
     assert rule["message"] == resource.fixed
+
+
+def test_a_source_is_either_a_file_or_a_router_and_a_file_lies_in_one_place() -> None:
+    source = schema_of(BY_KIND["ShadowEvaluation"])["properties"]["spec"]["properties"]["source"]
+    file, live = {"path": "requests/first.jsonl"}, {"monitor": "http://plumbline-router:81"}
+    (either,) = source["x-kubernetes-validations"]
+    for good in ({"requests": file}, {"live": live}):
+        assert cel(either["rule"], self=good)
+    for bad in ({}, {"requests": file, "live": live}):
+        assert not cel(either["rule"], self=bad)
+    (one,) = source["properties"]["requests"]["x-kubernetes-validations"]
+    blob = {"blob": "sha256:" + 64 * "0"}
+    assert cel(one["rule"], self=file) and cel(one["rule"], self=blob)
+    assert not cel(one["rule"], self={"consentedBy": "Olga"}) and not cel(one["rule"], self=file | blob)
+    assert "exactly one" in either["message"] and "exactly one" in one["message"]
 
 
 def test_admission_lets_people_speak_for_themselves_only(rendered: Rendered) -> None:
@@ -230,6 +250,102 @@ def test_a_guard_that_is_missing_or_weaker_is_noticed(rendered: Rendered, where:
     assert guard_problem(found["policy"], found["binding"])
 
 
+def policies(rendered: Rendered, name: str) -> dict[str, Doc]:
+    """The ValidatingAdmissionPolicy of this name and its binding, by kind."""
+    return {doc["kind"]: doc for doc in rendered() if doc["metadata"]["name"] == name}
+
+
+POLICY_A, POLICY_B, POLICY_C = (f"sha256:{letter * 64}" for letter in "abc")
+LISTED = {
+    "readable": True,
+    "releases": [{"name": "default", "serving": POLICY_A, "before": [], "passed": [{"policy": POLICY_B}]}],
+}
+
+
+def test_admission_lets_a_release_move_only_whereto_the_list_says_and_only_whoever_asks_be_named(
+    rendered: Rendered,
+) -> None:
+    docs = policies(rendered, RELEASES)
+    policy, binding = docs["ValidatingAdmissionPolicy"], docs["ValidatingAdmissionPolicyBinding"]
+    assert release_guard_problem(RELEASES, policy, binding) == ""
+
+    def refused(
+        policy_digest: str, *, name: str = "default", by: str = "olga", old: Doc | None = None, **listed: Any
+    ) -> list[str]:
+        new = {"metadata": {"name": name}, "spec": {"policy": policy_digest, "requestedBy": "olga", "reason": "Read"}}
+        asked = {
+            "request": {"userInfo": {"username": by}, "operation": "UPDATE" if old else "CREATE"},
+            "object": new,
+            "oldObject": old,
+            "params": {"spec": {**LISTED, **listed}},
+        }
+        rules = policy["spec"]["validations"]
+        return [str(cel(rule["messageExpression"], **asked)) for rule in rules if not cel(rule["expression"], **asked)]
+
+    assert refused(POLICY_B) == [] and refused(POLICY_A) == []
+    (said,) = refused(POLICY_C)
+    for part in ("no passing, fresh gate decision and shadow verdict", "users keep", "plumb gate --record", POLICY_C):
+        assert part in said
+    before = [{**LISTED["releases"][0], "before": [POLICY_C]}]  # type: ignore[index]
+    assert refused(POLICY_C, releases=before) == [], "a rollback"
+    assert "names no such release" in refused(POLICY_B, name="another")[0]
+    assert "could not read the ledger" in refused(POLICY_B, readable=False, releases=[])[0]
+    assert refused(POLICY_B, by="otto") == ["spec.requestedBy must be your own user name, otto"]
+    # What leaves the spec alone passes, whoever does it and whatever has become of the policy since.
+    same = {"spec": {"policy": POLICY_C, "requestedBy": "olga", "reason": "Read"}}
+    assert refused(POLICY_C, by="otto", old=same) == []
+    assert len(refused(POLICY_C, by="otto", old={"spec": {**same["spec"], "reason": "Other"}})) == 2
+
+
+def test_admission_lets_nobody_but_an_operator_of_the_namespace_write_the_list(rendered: Rendered) -> None:
+    docs = policies(rendered, DECISIONS)
+    policy, binding = docs["ValidatingAdmissionPolicy"], docs["ValidatingAdmissionPolicyBinding"]
+    assert release_guard_problem(DECISIONS, policy, binding) == ""
+    (rule,) = policy["spec"]["validations"]
+    for username, may in (
+        ("system:serviceaccount:demo:plumbline-operator", True),
+        ("system:serviceaccount:demo:second-plumbline-operator", True),
+        ("system:serviceaccount:other:plumbline-operator", False),
+        ("system:serviceaccount:demo:default", False),
+        ("olga@example.org", False),
+        ("system:admin", False),
+    ):
+        asked = {
+            "request": {"userInfo": {"username": username}},
+            "namespaceObject": {"metadata": {"name": "demo"}},
+        }
+        assert cel(rule["expression"], **asked) == may, username
+
+
+@pytest.mark.parametrize(
+    ("where", "weaker"),
+    [
+        ("policy", None),
+        ("binding", None),
+        ("policy", {"failurePolicy": "Ignore"}),
+        ("policy", {"validations": []}),
+        ("policy", {"matchConditions": [{"name": "x", "expression": "false"}]}),
+        ("policy", {"matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "resources": ["releases"]}]}}),
+        ("policy", {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}),
+        ("binding", {"validationActions": ["Warn"]}),
+        ("binding", {"matchResources": {"namespaceSelector": {}}}),
+        ("binding", {"paramRef": {"name": "plumbline", "parameterNotFoundAction": "Allow"}}),
+        ("binding", {"paramRef": {"name": "mine", "parameterNotFoundAction": "Deny"}}),
+        ("binding", {"paramRef": {"name": "plumbline", "namespace": "x", "parameterNotFoundAction": "Deny"}}),
+    ],
+)
+def test_a_guard_of_releases_that_is_missing_or_weaker_is_noticed(
+    rendered: Rendered, where: str, weaker: Doc | None
+) -> None:
+    docs = policies(rendered, RELEASES)
+    found: dict[str, Any] = {
+        "policy": docs["ValidatingAdmissionPolicy"],
+        "binding": docs["ValidatingAdmissionPolicyBinding"],
+    }
+    found[where] = None if weaker is None else {**found[where], "spec": {**found[where]["spec"], **weaker}}
+    assert release_guard_problem(RELEASES, found["policy"], found["binding"])
+
+
 def test_roles_say_what_they_mean_and_nobody_approves_by_default(rendered: Rendered) -> None:
     roles = {doc["metadata"]["name"]: doc for doc in rendered() if doc["kind"] == "ClusterRole"}
     for resource in RESOURCES:
@@ -240,9 +356,9 @@ def test_roles_say_what_they_mean_and_nobody_approves_by_default(rendered: Rende
         if name.endswith("-viewer"):
             assert given == ["rbac.authorization.k8s.io/aggregate-to-view"]
             assert role["rules"][0]["verbs"] == ["get", "list", "watch"]
-        if name in ("plumbline-approvals-approver", "plumbline-erasurerequests-eraser"):
+        if name.rpartition("-")[2] in ("approver", "eraser", "releaser", "evaluator"):
             assert given == []
-    for plural in ("ingestionruns", "datasetversions"):
+    for plural in ("ingestionruns", "datasetversions", "passingdecisions"):
         assert "create" not in roles[f"plumbline-{plural}-editor"]["rules"][0]["verbs"], "the operator makes them"
 
 
@@ -285,6 +401,18 @@ def test_there_is_an_example_of_every_kind() -> None:
         ("ErasureRequest", {"remediation": "unlearn"}),
         ("IngestionRun", {"kind": "rebuild"}),
         ("DatasetVersion", {"version": 0}),
+        ("ShadowEvaluation", {"reference": "latest"}),
+        ("ShadowEvaluation", {"experiment": "what ana@example.org asked"}),
+        ("ShadowEvaluation", {"source": {"requests": {"path": "../ledger.sqlite"}}}),
+        ("ShadowEvaluation", {"source": {"requests": {"path": "/etc/passwd"}}}),
+        ("ShadowEvaluation", {"source": {"requests": {"path": "a.jsonl", "consentedBy": "ana said so"}}}),
+        ("ShadowEvaluation", {"source": {"live": {"monitor": "http://user:password@router:81"}}}),
+        ("ShadowEvaluation", {"margins": {"benignRefusal": "0.0"}}),
+        ("ShadowEvaluation", {"margins": {"helpfulness": "0.1"}}),
+        ("ShadowEvaluation", {"aaSessions": 3}),
+        ("Release", {"policy": "latest"}),
+        ("Release", {"reason": "because olga@example.org says so"}),
+        ("PassingDecisions", {"releases": [{"name": "default"}]}),
     ],
 )
 def test_a_wrong_object_is_refused(kind: str, wrong: Doc) -> None:
@@ -302,7 +430,7 @@ def test_nothing_in_a_definition_asks_for_a_person_or_a_text() -> None:
         for path, node in nodes(schema(resource.spec), resource.kind)
         if node["type"] == "string" and not {"pattern", "enum", "format"} & set(node)
     }
-    assert open_text == {"Approval.approver"}
+    assert open_text == {"Approval.approver", "Release.requestedBy"}
 
 
 def test_the_page_names_every_kind() -> None:

@@ -2,7 +2,8 @@
 
 Added: identities and resource versions, `generation`; a status subresource that alone writes the status; our
 definitions' schemas, strictly, and their CEL rules; selection by label; replacing by resource version; deletion by
-identity, and of what belongs to what was deleted. And, on demand, the weather: refusals before and after the work is
+identity, and of what belongs to what was deleted; admission by the chart's policies, where they are installed, for
+whoever a request impersonates. And, on demand, the weather: refusals before and after the work is
 done, slow answers, watches that drop or are too old, lists that are stale.
 """
 
@@ -12,7 +13,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import attrs
 import celpy
 import jsonschema
+from admission import OPERATOR, chart_policies, refusal
 from kmock import KubernetesEmulator
 from kmock._internal.enums import action as Action
 from kmock._internal.enums import method as Method
@@ -32,6 +34,12 @@ from plumbline.records.resources import RESOURCES
 Doc = dict[str, Any]
 OURS = {
     resource.plural: definition(resource)["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for resource in RESOURCES
+}
+GUARDED = {
+    plural
+    for policy in chart_policies()
+    for rule in policy["spec"].get("matchConstraints", {}).get("resourceRules", [])
+    for plural in rule["resources"]
 }
 TESTS = "tests"  # the user agent of those whom the weather spares
 WITH_STATUS = {*OURS, "jobs"}
@@ -89,6 +97,16 @@ def broken_rules(schema: Doc, old: Any, new: Any) -> list[str]:
     return said
 
 
+def broken_shape(schema: Doc, value: Any) -> list[str]:
+    """Messages of the rules that a value breaks by itself, whatever was before."""
+    rules = [rule for rule in schema.get("x-kubernetes-validations", []) if "oldSelf" not in rule["rule"]]
+    said = [str(rule["message"]) for rule in rules if not cel(rule["rule"], self=value)]
+    for name, inner in schema.get("properties", {}).items():
+        if isinstance(value, dict) and name in value:
+            said += broken_shape(inner, value[name])
+    return said
+
+
 def defaulted(schema: Doc, value: Doc) -> Doc:
     defaults = {name: inner["default"] for name, inner in schema["properties"].items() if "default" in inner}
     return {**defaults, **value}
@@ -96,9 +114,13 @@ def defaulted(schema: Doc, value: Doc) -> Doc:
 
 @attrs.define(kw_only=True)
 class ApiServerEmulator(KubernetesEmulator):
-    """See the module. `created` and `patched` tell what was asked for and done, in order."""
+    """See the module. `created` and `patched` tell what was asked for and done, in order; `step` is called before and
+    after each write that is not a test's, and what it raises before one keeps it from being done."""
 
     weather: Weather = attrs.field(factory=Weather)
+    step: Callable[[str, str, str], None] = attrs.field(
+        default=lambda moment, method, plural: None
+    )  # of others' writes
     created: list[Doc] = attrs.field(factory=list, init=False)
     patched: list[tuple[str, str]] = attrs.field(factory=list, init=False)
     _versions: int = attrs.field(default=0, init=False)
@@ -119,12 +141,16 @@ class ApiServerEmulator(KubernetesEmulator):
             await self._storm(request)
         if request.action in (Action.LIST, Action.FETCH):
             return await super()._handle(request)
+        if not calm:
+            self.step("before", request.method.value, request.resource.plural)
         async with self._one_writer:
             prepared = self._prepare(request)
             answer = await super()._handle(prepared)
             if request.action is Action.DELETE:
                 await self._collect(request)
             self._remember(request.resource.plural)
+        if not calm:
+            self.step("after", request.method.value, request.resource.plural)
         if not calm and self.weather.strikes(self.weather.lost):
             raise KubernetesError(status=500, reason="InternalError", message="the answer was lost")
         return answer
@@ -155,6 +181,7 @@ class ApiServerEmulator(KubernetesEmulator):
             if plural in OURS:
                 body["spec"] = defaulted(OURS[plural]["properties"]["spec"], body["spec"])
             self._validate(plural, body)
+            self._admit(request, "CREATE", body, None)
             self.created.append(body)
             return _with(request, data=body)
         old = self._there(request)
@@ -173,6 +200,8 @@ class ApiServerEmulator(KubernetesEmulator):
         if plural in OURS and request.subresource is None and (said := broken_rules(OURS[plural], old, new)):
             raise KubernetesError(status=422, reason="Invalid", message="; ".join(said))
         self._validate(plural, new)
+        if request.subresource is None:
+            self._admit(request, "UPDATE", new, old)
         self.patched.append((plural, request.name or ""))
         grown = old["metadata"].get("generation", 1) + (new.get("spec") != old.get("spec"))
         change.setdefault("metadata", {})
@@ -186,6 +215,32 @@ class ApiServerEmulator(KubernetesEmulator):
         found: Doc = copy.deepcopy(dict(self._objects[key].raw))
         return found
 
+    def _admit(self, request: Request, operation: str, new: Doc, old: Doc | None) -> None:
+        plural = request.resource.plural
+        if plural not in GUARDED:
+            return
+        there = [dict(item.raw) for item in self._objects.values() if not item.deleted]
+        said = refusal(
+            [doc for doc in there if doc["kind"] == "ValidatingAdmissionPolicy"],
+            [doc for doc in there if doc["kind"] == "ValidatingAdmissionPolicyBinding"],
+            plural=plural,
+            operation=operation,
+            user=request.headers.get("Impersonate-User") or OPERATOR,
+            new=new,
+            old=old,
+            find=lambda kind, name: next(
+                (
+                    doc
+                    for doc in there
+                    if (doc["kind"], doc["metadata"]["name"]) == (kind, name)
+                    and doc["metadata"]["namespace"] == new["metadata"]["namespace"]
+                ),
+                None,
+            ),
+        )
+        if said:
+            raise KubernetesError(status=403, reason="Forbidden", message=said)
+
     def _validate(self, plural: str, body: Doc) -> None:
         if plural not in OURS:
             return
@@ -195,6 +250,8 @@ class ApiServerEmulator(KubernetesEmulator):
         for error in jsonschema.Draft202012Validator(schema).iter_errors(checked):
             where = ".".join(map(str, error.absolute_path))
             raise KubernetesError(status=422, reason="Invalid", message=f"{where}: {error.message[:300]}")
+        if said := broken_shape(OURS[plural]["properties"]["spec"], body.get("spec")):
+            raise KubernetesError(status=422, reason="Invalid", message="; ".join(said))
 
     async def _collect(self, request: Request) -> None:
         """Delete what belonged to what is gone, and what belonged to that."""

@@ -21,20 +21,24 @@ from typing import Any
 
 import aiohttp
 import yaml
+from admission import chart_policies
 from backends import Backend
 from emulator import TESTS, ApiServerEmulator, Weather
 from kmock import Server
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback import Pseudonyms
-from plumbline.reconcile.approval import POLICY, SAME_PERSON
 from plumbline.records import FeedbackData, FeedbackEvent, digest_bytes, digest_of, say
-from plumbline.records.resources import RESOURCES
+from plumbline.records.resources import BY_KIND, RESOURCES
 from plumbline.stores import Approval, Ledger
 
 REPO = Path(__file__).resolve().parents[2]
 GROUP = "plumbline.dev/v1alpha1"
-LINES, RUNS, VERSIONS, APPROVALS, ERASURES = (f"{GROUP}/{resource.plural}" for resource in RESOURCES)
+LINES, RUNS, VERSIONS, APPROVALS, ERASURES, EVALUATIONS = (
+    f"{GROUP}/{BY_KIND[kind].plural}"
+    for kind in ("DatasetLine", "IngestionRun", "DatasetVersion", "Approval", "ErasureRequest", "ShadowEvaluation")
+)
+RELEASES, PASSING = (f"{GROUP}/{BY_KIND[kind].plural}" for kind in ("Release", "PassingDecisions"))
 JOBS = "batch/v1/jobs"
 EVENTS = "v1/events"
 LEASES = "coordination.k8s.io/v1/leases"
@@ -163,21 +167,22 @@ class Cluster:
             }
 
     async def guard(self) -> None:
-        """The admission policy and its binding, as far as the operator asks for them."""
-        version = "admissionregistration.k8s.io/v1"
-        rules = {"failurePolicy": "Fail", "validations": [{"expression": SAME_PERSON}]}
-        bound = {"policyName": POLICY, "validationActions": ["Deny"]}
-        for plural, kind, spec in (
-            ("validatingadmissionpolicies", "ValidatingAdmissionPolicy", rules),
-            ("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", bound),
-        ):
-            body = {"apiVersion": version, "kind": kind, "metadata": {"name": POLICY}, "spec": spec}
-            await self._send("POST", f"/apis/{version}/{plural}", body)
+        """The chart's admission policies and their bindings, which hold from here on."""
+        for doc in chart_policies():
+            plural = "validatingadmissionpolic" + ("ybindings" if doc["kind"].endswith("Binding") else "ies")
+            await self._send("POST", f"/apis/{doc['apiVersion']}/{plural}", doc)
 
-    async def create(self, key: str, kind: str, name: str, spec: Doc) -> None:
+    async def create(self, key: str, kind: str, name: str, spec: Doc, *, by: str = "") -> None:
+        """Make an object as the user `by`; as whom the spec names, if nobody else is said."""
         group, _, plural = key.rpartition("/")
         body = {"apiVersion": group, "kind": kind, "metadata": {"name": name, "namespace": "demo"}, "spec": spec}
-        await self._send("POST", f"/apis/{group}/namespaces/demo/{plural}", body)
+        by = by or spec.get("approver") or spec.get("requestedBy") or "somebody"
+        await self._send("POST", f"/apis/{group}/namespaces/demo/{plural}", body, by)
+
+    async def change(self, key: str, name: str, change: Doc, *, by: str) -> None:
+        """Merge a change into an object, as the user `by`."""
+        group, _, plural = key.rpartition("/")
+        await self._send("PATCH", f"/apis/{group}/namespaces/demo/{plural}/{name}", change, by)
 
     async def create_line(self, name: str = "support", **spec: Any) -> None:
         await self.create(LINES, "DatasetLine", name, {"dataset": name, "rubric": RUBRIC, **spec})
@@ -234,8 +239,8 @@ class Cluster:
         found = {item["type"]: item for item in (about or self.line()).get("status", {}).get("conditions", [])}
         return (found[kind]["status"], found[kind]["reason"]) if kind in found else ("", "")
 
-    async def _send(self, method: str, path: str, body: Doc | None) -> None:
-        headers = {"User-Agent": TESTS}
+    async def _send(self, method: str, path: str, body: Doc | None, by: str = "somebody") -> None:
+        headers = {"User-Agent": TESTS, "Impersonate-User": by}
         if method == "PATCH":
             headers["Content-Type"] = "application/merge-patch+json"
         async with (
@@ -289,16 +294,22 @@ async def mock_cluster(weather: Weather | None = None, *, guarded: bool = True) 
 
 @contextlib.asynccontextmanager
 async def operator(
-    cluster: Cluster, desk: Desk, *, resync: float = 0.5, lease: int = 4, name: str = "operator"
+    cluster: Cluster,
+    desk: Desk,
+    *,
+    resync: float = 0.5,
+    lease: int = 4,
+    name: str = "operator",
+    **settings: Any,
 ) -> AsyncIterator[Running]:
-    """`kopf run` on the real file, logged in by a kubeconfig that names the mock cluster."""
+    """`kopf run` on the real file, logged in by a kubeconfig that names the mock cluster. `settings` are its Jobs'."""
     with _free_ports(2) as (health_port, metrics_port):
         pass
     folder = desk.folder
     (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(cluster.url)))
     jobs = {"image": "plumbline:test", "serviceAccount": "plumbline", "claim": "plumbline-data"}
     here = {"ledger": str(desk.ledger_path), "blobs": str(desk.blobs_place)}
-    (folder / "jobs.yaml").write_text(yaml.safe_dump({**jobs, **here}))
+    (folder / "jobs.yaml").write_text(yaml.safe_dump({**jobs, **here, **settings}))
     environment = {
         **os.environ,
         "KUBECONFIG": str(folder / "kubeconfig"),

@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from evidence import gate, shadow
 
+from evidence import gate, shadow
 from plumbline.errors import PlumblineError
 from plumbline.records import Verdict, digest_of
 from plumbline.stores.release_requests import ReleaseRequest, ReleaseRequests

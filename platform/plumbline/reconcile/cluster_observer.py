@@ -1,4 +1,5 @@
-"""What the ledger says about the objects beside a line, and the one thing that the operator writes into it: approvals.
+"""What the ledger says about the objects beside a line, and what the operator writes into it: approvals here, answers
+to requests for a release in `release_observer`.
 
 Built like `ledger_observer`: a ledger that cannot be read is a fact to report, never an error to raise, and it is
 opened anew for each look. Writing is another matter. An operator that was paused may wake up and go on where it was,
@@ -8,6 +9,7 @@ that is not the newest is refused (`StaleLease`). Whoever held a Lease in Kubern
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 from plumbline.errors import PlumblineError
@@ -18,11 +20,13 @@ from plumbline.reconcile.dataset_line import LineSpec
 from plumbline.reconcile.erasure_request import Erased, ErasureObservation
 from plumbline.reconcile.ingestion_run import RunObservation
 from plumbline.reconcile.ledger_observer import LedgerObserver, Reading
+from plumbline.reconcile.release_observer import ReleaseObserver
 from plumbline.reconcile.resources import VersionLook, moment
 from plumbline.records import DatasetManifest
 from plumbline.records.resources import IngestionRunSpec
 from plumbline.stores import Approval, Lease, Ledger
 from plumbline.stores.projections import authors_of, erasure_record, find_subject, heads_with, left_of, standings
+from plumbline.stores.releases import MAX_AGE
 from plumbline.stores.runs import Run
 
 FENCE = "operator/{}"
@@ -39,10 +43,20 @@ class LineLook:
 
 class ClusterObserver(LedgerObserver):
     """Reads the ledger and the blobs for the operator. `names` makes pseudonyms of approvers' user names, after
-    `prefix` (an identity provider's) is taken off; without it nobody can be told from an author, and none counts."""
+    `prefix` (an identity provider's) is taken off; without it nobody can be told from an author, and none counts.
+    `max_age` is how old what a release rests on may be."""
 
-    def __init__(self, ledger: Path | str, blobs: Path | str, *, names: Pseudonyms | None, prefix: str = "") -> None:
+    def __init__(
+        self,
+        ledger: Path | str,
+        blobs: Path | str,
+        *,
+        names: Pseudonyms | None,
+        prefix: str = "",
+        max_age: timedelta = MAX_AGE,
+    ) -> None:
         super().__init__(ledger, blobs)
+        self.releases = ReleaseObserver(ledger, max_age=max_age)
         self.names = names
         self.prefix = prefix
         self._authors: dict[str, frozenset[str]] = {}  # by candidate, which never changes

@@ -49,7 +49,17 @@ SERIOUS = {
     "Comparable": "True",
     "KillSwitch": "False",
 }
-QUIET = {"NoCandidate", "AsExpected", "Pending", "NotAsked", "NotYet", "StagePending", "StageDurable", "NotThrown"}
+QUIET = {
+    "NoCandidate",
+    "AsExpected",
+    "Pending",
+    "NotAsked",
+    "NotYet",
+    "StagePending",
+    "StageDurable",
+    "LedgerRead",
+    "NotThrown",
+}
 
 
 # --- runs and versions ----------------------------------------------------------------------------------------
