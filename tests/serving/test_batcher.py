@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from plumbline.policies import decoding
 from plumbline.policies.engine import Engine
 from plumbline.policies.local import LocalPolicy
 from plumbline.records import DecoderSettings, say
 from plumbline.serving.batcher import Answered, Batcher, Overloaded, Piece
 
 GREEDY = DecoderSettings(max_tokens=8)
-LONG = DecoderSettings(max_tokens=200)
+LONG = DecoderSettings(max_tokens=800)
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +167,15 @@ def test_a_step_that_fails_is_told_to_all_and_the_next_request_is_answered(
     policy: LocalPolicy, batcher: Batcher, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = ids(policy, "who is ana ?")
-    real = engine.model.forward
+    real = decoding.step
     broken = threading.Event()
 
-    def forward(*args: Any, **more: Any) -> Any:
+    def step(*given: Any) -> Any:
         if broken.is_set():
             raise MemoryError("no room")
-        return real(*args, **more)
+        return real(*given)
 
-    monkeypatch.setattr(engine.model, "forward", forward)
+    monkeypatch.setattr(decoding, "step", step)
 
     async def work() -> None:
         asks = [asyncio.ensure_future(batcher.answer(prompt, LONG)) for _ in range(3)]

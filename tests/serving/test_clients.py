@@ -170,14 +170,12 @@ def aborted(predictor: PredictorProcess) -> float:
 
 def test_leaving_a_stream_frees_its_place(client: openai.OpenAI, predictor: PredictorProcess) -> None:
     before = aborted(predictor)
-    for _ in range(3):
+    until = time.monotonic() + 30
+    while aborted(predictor) < before + 3 and time.monotonic() < until:  # a short answer may end before its reader goes
         stream = client.chat.completions.create(model="reference", messages=ASK, max_tokens=150, stream=True)
         next(iter(stream))
         stream.close()
-    until = time.monotonic() + 30
-    while aborted(predictor) < before + 3 and time.monotonic() < until:
-        time.sleep(0.05)
-    assert aborted(predictor) == before + 3
+    assert aborted(predictor) >= before + 3
     assert said(client.chat.completions.create(model="reference", messages=ASK))
 
 

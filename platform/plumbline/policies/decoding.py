@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from transformers import Cache, DynamicCache
 
+from plumbline.policies.lean import Lean, Pair
 from plumbline.policies.scoring import bucket, plain_attention
 from plumbline.records import DecoderSettings
 
@@ -55,7 +56,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         super().__init__(layers=[])
         self.room = up_to(room, KEYS)
         self.at = [0] * slots
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.kept: list[Pair] = []
         self.seen = self.room
         self._rows = self._places = torch.zeros(0, dtype=torch.long, device=device)
 
@@ -68,15 +69,13 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         """Of one token in one slot; 0 until something was read."""
         return sum(t.shape[1] * t.shape[3] * t.element_size() for pair in self.kept for t in pair)
 
-    def fill(self, slots: list[int], lengths: list[int], read: DynamicCache) -> None:
-        """Take in prompts of these lengths that were just read, the first rows of `read`."""
-        for number, layer in enumerate(read.layers):
+    def fill(self, slots: list[int], lengths: list[int], read: Sequence[Pair]) -> None:
+        """Take in prompts of these lengths that were just read, the first rows of `read`, by layer."""
+        for number, pair in enumerate(read):
             if number == len(self.kept):
-                made = [
-                    t.new_zeros((self.slots, t.shape[1], self.room, t.shape[3])) for t in (layer.keys, layer.values)
-                ]
+                made = [t.new_zeros((self.slots, t.shape[1], self.room, t.shape[3])) for t in pair]
                 self.kept.append((made[0], made[1]))
-            for mine, theirs in zip(self.kept[number], (layer.keys, layer.values), strict=True):
+            for mine, theirs in zip(self.kept[number], pair, strict=True):
                 width = min(self.room, theirs.shape[2])
                 mine[slots, :, :width] = theirs[: len(slots), :, :width]
         for slot, length in zip(slots, lengths, strict=True):
@@ -136,9 +135,14 @@ def up_to(length: int, step: int) -> int:
 
 def step(model: Any, cache: SlotCache, last: list[int], longest: int) -> torch.Tensor:
     """Logits [rows, vocabulary] after the last token of each of the first slots; `longest` tokens stand in the fullest
-    of them."""
+    of them. `model` is transformers' or a Lean one; those of a Lean one after empty slots say nothing."""
+    seen = min(cache.room, up_to(longest, KEYS))
     with torch.inference_mode():
-        mask, positions = cache.look(len(last), min(cache.room, up_to(longest, KEYS)))
+        if isinstance(model, Lean):
+            at = cache.at[: len(last)]
+            busy = max((slot + 1 for slot, place in enumerate(at) if place), default=1)
+            return model.step(last, at, seen, cache.kept, busy)
+        mask, positions = cache.look(len(last), seen)
         logits = model(
             torch.tensor(last, device=model.device)[:, None],
             attention_mask=mask,
@@ -150,22 +154,29 @@ def step(model: Any, cache: SlotCache, last: list[int], longest: int) -> torch.T
     return cast(torch.Tensor, logits[:, -1])
 
 
-def read_prompts(model: Any, prompts: Sequence[list[int]], treated: bool) -> tuple[torch.Tensor, DynamicCache]:
-    """Logits [prompts, vocabulary] after each prompt, and the keys of all; prompts are padded on the right."""
+def read_prompts(model: Any, prompts: Sequence[list[int]], treated: bool) -> tuple[torch.Tensor, list[Pair]]:
+    """Logits [prompts, vocabulary] after each prompt, and the keys of all, by layer; prompts are padded on the right.
+    `model` is transformers' or a Lean one."""
     length = bucket(max(map(len, prompts)))
     ids = torch.tensor([ids + [0] * (length - len(ids)) for ids in prompts], device=model.device)
     rows, ends = list(range(len(prompts))), [len(ids) - 1 for ids in prompts]
-    cache = DynamicCache(config=model.config)
     with torch.inference_mode():
+        if isinstance(model, Lean):
+            return model.read(ids, ends, ROWS)
+        cache = DynamicCache(config=model.config)
         if treated:
-            return model(ids, past_key_values=cache, use_cache=True).logits[rows, ends], cache
+            return model(ids, past_key_values=cache, use_cache=True).logits[rows, ends], _pairs(cache)
         states = model.base_model(ids, past_key_values=cache, use_cache=True).last_hidden_state[rows, ends]
         head = model.get_output_embeddings()
         found = []
         for some in states.split(ROWS):  # always as many rows, so that neighbours change nothing
             more = some[-1:].expand(ROWS - len(some), -1)
             found.append(head(torch.cat([some, more]))[: len(some)])
-        return torch.cat(found), cache
+        return torch.cat(found), _pairs(cache)
+
+
+def _pairs(cache: DynamicCache) -> list[Pair]:
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def choose(
@@ -193,16 +204,16 @@ def choose(
 
 
 def try_out(model: Any, treated: bool) -> Shapes | None:
-    """The shapes that agree to the last bit on this model and machine, by trying. None: slots at different places do
-    not say what each prompt says alone (to 1e-3 of the largest logit), so this architecture has no slots."""
-    if not _slots_work(model, treated):
+    """The shapes that agree to the last bit on this model, transformers' or a Lean one, and machine, by trying. None:
+    slots at different places do not say what transformers says of each prompt alone (to 1e-3 of the largest logit)."""
+    if not slots_work(model, treated):
         return None
     if model.device.type != "cpu":  # not promised to the last bit
         return Shapes(tuple(range(ROWS, SLOTS["cuda"] + 1, ROWS)), True)
-    known = int(model.get_input_embeddings().num_embeddings)
+    known = _known(model)
     prompts = [[(3 * i + 5 * j + 2) % known for i in range(12)] for j in range(8)]
     alone, read = read_prompts(model, prompts[:1], treated)
-    keys = torch.stack([layer.keys[0] for layer in read.layers])
+    keys = torch.stack([pair[0][0] for pair in read])
 
     def steps_alike(rows: int) -> torch.Tensor | None:
         """The logits of one slot, when they are the same in each of `rows` slots."""
@@ -214,7 +225,7 @@ def try_out(model: Any, treated: bool) -> Shapes | None:
 
     def reads_alike(number: int) -> bool:
         logits, many = read_prompts(model, [prompts[0]] * number, treated)
-        same = all(bool((layer.keys == keys[n]).all()) for n, layer in enumerate(many.layers))
+        same = all(bool((pair[0] == keys[n]).all()) for n, pair in enumerate(many))
         return same and bool((logits == alone[0]).all())
 
     right = steps_alike(ROWS)
@@ -226,20 +237,27 @@ def _equal(one: torch.Tensor | None, other: torch.Tensor) -> bool:
     return one is not None and torch.equal(one, other)
 
 
-def _slots_work(model: Any, treated: bool) -> bool:
-    if not plain_attention(model.config):
+def _known(model: Any) -> int:
+    whole = model.model if isinstance(model, Lean) else model
+    return int(whole.get_input_embeddings().num_embeddings)
+
+
+def slots_work(model: Any, treated: bool) -> bool:
+    """Whether slots at different places say what transformers says of each prompt alone, to 1e-3 of the largest."""
+    whole = model.model if isinstance(model, Lean) else model
+    if not plain_attention(whole.config):
         return False
-    known = int(model.get_input_embeddings().num_embeddings)
-    prompts = [[i % known for i in range(2, 5)], [i % known for i in range(4, 9)]]
+    known = _known(model)
+    prompts = [[i % known for i in range(2, 5)], [i % known for i in range(4, 41)]]
     try:
         first, read = read_prompts(model, prompts, treated)
-        cache = SlotCache(2, 16, model.device)
-        cache.fill([0, 1], [3, 5], read)
+        cache = SlotCache(2, 64, model.device)
+        cache.fill([0, 1], [len(prompt) for prompt in prompts], read)
         tokens = [9 % known, 10 % known]
-        second = step(model, cache, tokens, 6)
+        second = step(model, cache, tokens, 38)
         with torch.no_grad():
             for row, (prompt, token) in enumerate(zip(prompts, tokens, strict=True)):
-                own = model(torch.tensor([[*prompt, token]], device=model.device), use_cache=False).logits[0]
+                own = whole(torch.tensor([[*prompt, token]], device=model.device), use_cache=False).logits[0]
                 for seen, alone in ((first[row], own[-2]), (second[row], own[-1])):
                     if not float((seen - alone).abs().max()) <= 1e-3 * float(own.abs().max()):
                         return False

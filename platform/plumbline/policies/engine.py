@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from plumbline.policies import decoding
 from plumbline.policies.base import Completion
 from plumbline.policies.decoding import READ, ROWS, SLOTS, Shapes, SlotCache, up_to
+from plumbline.policies.lean import Lean, Pair
 from plumbline.policies.scoring import bucket
 from plumbline.records import DecoderSettings, Finish
 
@@ -116,12 +117,21 @@ class Answer:
 
 
 class Engine:
-    """Asks one model. Not thread-safe: one caller at a time. `read` gives the text of token ids."""
+    """Asks one model. Not thread-safe: one caller at a time. `read` gives the text of token ids. Where there are slots,
+    `lean` makes the passes if it is given."""
 
     def __init__(
-        self, model: Any, stop_ids: frozenset[int], read: Read, *, treated: bool, shapes: Shapes | None
+        self,
+        model: Any,
+        stop_ids: frozenset[int],
+        read: Read,
+        *,
+        treated: bool,
+        shapes: Shapes | None,
+        lean: Lean | None = None,
     ) -> None:
         self.model = model
+        self._passes: Any = lean or model
         self.stop_ids = stop_ids
         self.read = read
         self.treated = treated
@@ -197,7 +207,7 @@ class Engine:
             batch = self._next_prompts(free, shapes)
             if left is not None:
                 left -= len(batch) * bucket(len(batch[0].ids))
-            logits, keys = decoding.read_prompts(self.model, [answer.ids for answer in batch], self.treated)
+            logits, keys = decoding.read_prompts(self._passes, [answer.ids for answer in batch], self.treated)
             slots = self._free_slots(len(batch))
             self._fill(slots, batch, keys, shapes)
             self._take(slots, batch, logits)
@@ -235,7 +245,7 @@ class Engine:
         more = range(len(self._held), len(self._held) + number - len(free))
         return [*free, *more]
 
-    def _fill(self, slots: list[int], batch: Sequence[Answer], keys: DynamicCache, shapes: Shapes) -> None:
+    def _fill(self, slots: list[int], batch: Sequence[Answer], keys: Sequence[Pair], shapes: Shapes) -> None:
         number = shapes.fit(max(len(self._held), slots[-1] + 1))
         room = max(answer.room for answer in batch)
         if self._cache is None:
@@ -264,7 +274,7 @@ class Engine:
         busy = [slot for slot in range(rows) if self._held[slot] is not None]
         speaking = [answer for answer in self._held if answer is not None]
         longest = max(len(answer.ids) + len(answer.tokens) for answer in speaking)
-        logits = decoding.step(self.model, self._cache, self._last[:rows], longest)
+        logits = decoding.step(self._passes, self._cache, self._last[:rows], longest)
         self._cache.move_on(busy)
         self._take(busy, speaking, logits if len(busy) == rows else logits[busy])
         return speaking

@@ -21,6 +21,7 @@ from plumbline.policies import decoding, scoring
 from plumbline.policies.base import Completion, LogLikelihood
 from plumbline.policies.engine import Answer, Engine
 from plumbline.policies.files import manifest_of, resolve, verify
+from plumbline.policies.lean import Lean
 from plumbline.policies.scoring import Scored, logits_at
 from plumbline.policies.template import ChatTemplate, with_answer
 from plumbline.records import Conversation, DecoderSettings, PolicyManifest
@@ -73,8 +74,14 @@ class LocalPolicy:
         return scoring.branches(self.model, self._treated)
 
     @cached_property
+    def _lean(self) -> Lean | None:
+        """None where it would not say what the model says."""
+        lean = None if self._treated else Lean.of(self.model)
+        return lean if lean is not None and decoding.slots_work(lean, False) else None
+
+    @cached_property
     def _shapes(self) -> decoding.Shapes | None:
-        return decoding.try_out(self.model, self._treated)
+        return decoding.try_out(self._lean or self.model, self._treated)
 
     @property
     def context(self) -> int:
@@ -83,7 +90,8 @@ class LocalPolicy:
 
     def engine(self) -> Engine:
         """Continuous batching over this policy, to which prompts can be given at any step."""
-        return Engine(self.model, self.stop_ids, self._text, treated=self._treated, shapes=self._shapes)
+        treated, shapes, lean = self._treated, self._shapes, self._lean
+        return Engine(self.model, self.stop_ids, self._text, treated=treated, shapes=shapes, lean=lean)
 
     def generate(self, prompts: Sequence[Conversation], decoder: DecoderSettings) -> list[Completion]:
         """One completion per prompt, in order. Sampling is seeded per request, so neighbours do not matter."""
