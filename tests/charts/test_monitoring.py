@@ -205,6 +205,15 @@ def test_every_port_that_has_metrics_is_scraped_once(render: Callable[..., list[
     assert sorted(scraped) == sorted(wanted) and len(wanted) == 4, "collector, operator, and the router's two"
 
 
+def test_runs_that_the_chart_did_not_render_are_scraped_as_well(render: Callable[..., list[Doc]]) -> None:
+    docs = render("gpu-pools", "monitoring.serviceMonitor.enabled=true", "training.rayJob.enabled=false")
+    assert not [doc for doc in docs if doc["kind"] == "RayJob"]
+    (monitor,) = [doc for doc in docs if doc["kind"] == "PodMonitor" and doc["metadata"]["name"].endswith("-training")]
+    part = {"name": "plumbline", "instance": "rel", "component": "training"}
+    theirs = {f"app.kubernetes.io/{key}": value for key, value in part.items()} | {"ray.io/node-type": "head"}
+    assert selects(monitor["spec"]["selector"], theirs)
+
+
 def selects(selector: Doc, labels: dict[str, str]) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items() and all(
         (labels.get(rule["key"]) in rule["values"]) == (rule["operator"] == "In")
