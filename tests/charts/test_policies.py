@@ -136,11 +136,11 @@ def test_services_and_monitors_select_something_with_that_port(render: Render, s
         assert sorted(found_by) == sorted(doc["metadata"]["name"] for doc in scraped), "each by one monitor"
     monitors = named(docs, "PodMonitor")
     if monitor := monitors.pop("rel-plumbline-predictor", None):
-        wanted = monitor["spec"]["selector"]["matchLabels"]
+        wanted = dict(monitor["spec"]["selector"]["matchLabels"])
         predictors = [doc["spec"]["predictor"] for doc in named(docs, "InferenceService").values()]
         assert predictors and all(matches(wanted, predictor["labels"]) for predictor in predictors)
     if monitor := monitors.pop("rel-plumbline-training", None):
-        wanted = monitor["spec"]["selector"]["matchLabels"]
+        wanted = dict(monitor["spec"]["selector"]["matchLabels"])
         assert wanted.pop("ray.io/node-type") == "head"  # KubeRay's own label
         heads = [doc["spec"]["rayClusterSpec"]["headGroupSpec"] for doc in named(docs, "RayJob").values()]
         assert heads and all(matches(wanted, head["template"]["metadata"]["labels"]) for head in heads)
@@ -287,6 +287,24 @@ def test_with_everything_on_servers_nothing_is_mounted_and_nobody_is_tied_to_a_n
     policy = named(docs, "NetworkPolicy")["rel-plumbline-stores"]["spec"]
     assert policy["egress"] == [{"ports": [{"port": 5432, "protocol": "TCP"}, {"port": 9000, "protocol": "TCP"}]}]
     assert "rel-plumbline-stores" not in named(render("default"), "NetworkPolicy")
+
+
+def test_one_value_moves_the_ledger_to_a_server_and_one_the_blobs(render: Render) -> None:
+    for setup, sets in (("postgresql", ()), ("default", ("blobs.url=s3://bucket/prefix",))):
+        docs = render(setup, *sets)
+        extra = ingestion_job(docs)
+        assert extra is not None
+        ours = [pod for doc in [*docs, extra] for _, pod in pods(doc)]
+        for container in [c for pod in ours for c in [*pod["containers"], *pod.get("initContainers", [])]]:
+            given = {item["name"]: item for item in container["env"]}
+            if setup == "postgresql":
+                for variable, key in (("PLUMBLINE_LEDGER", "url"), ("PLUMBLINE_TENANT_KEY", "PLUMBLINE_TENANT_KEY")):
+                    assert given[variable]["valueFrom"]["secretKeyRef"] == {"name": "plumbline-secrets", "key": key}
+            else:
+                assert given["PLUMBLINE_BLOBS"]["value"] == "s3://bucket/prefix"
+        ports = [port for rule in named(docs, "NetworkPolicy")["rel-plumbline-stores"]["spec"]["egress"]
+                 for port in rule["ports"]]  # fmt: skip
+        assert ports == [{"port": 5432 if setup == "postgresql" else 443, "protocol": "TCP"}]
 
 
 def test_several_operators_roll_and_one_stays_while_nodes_are_drained(render: Render) -> None:

@@ -71,14 +71,29 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Environment from the existing secret, one variable per key, by reference. */}}
+{{/*
+The secret of keys and those of its keys that are passed on: {"secret": NAME, "keys": [...]}. A ledger on a server has no
+key file beside it, so its own secret holds the tenant key unless another secret is named.
+*/}}
+{{- define "plumbline.keys" -}}
+{{- if .Values.existingSecret -}}
+{{- toJson (dict "secret" .Values.existingSecret "keys" .Values.secretKeys) -}}
+{{- else if .Values.ledger.existingSecret -}}
+{{- toJson (dict "secret" .Values.ledger.existingSecret "keys" (list "PLUMBLINE_TENANT_KEY")) -}}
+{{- else -}}
+{{- toJson (dict "secret" "" "keys" list) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Environment from that secret, one variable per key, by reference. */}}
 {{- define "plumbline.secretEnv" -}}
-{{- if .Values.existingSecret }}
-{{- range .Values.secretKeys }}
+{{- $from := include "plumbline.keys" . | fromJson }}
+{{- range $from.keys }}
+{{- if $from.secret }}
 - name: {{ . }}
   valueFrom:
     secretKeyRef:
-      name: {{ $.Values.existingSecret }}
+      name: {{ $from.secret }}
       key: {{ . }}
 {{- end }}
 {{- end }}
