@@ -42,7 +42,7 @@ from plumbline.stores import BlobStore, Ledger
 from plumbline.stores.shadow_steps import ShadowSteps
 
 OFFLINE = "offline"  # whose words a file of requests holds where it does not say
-SPARE = 1.1  # an A/A run asks a few sessions more than it must have, for those that are lost
+AMPLE = 10  # times as many sessions as an A/A run must have: a plan for what is rare in them needs more than the least
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Steps:
     # --- the four steps -------------------------------------------------------------------------------------------
 
     def _alike(self) -> ShadowStep:
-        """The reference twice, on as many sessions of the file as a verdict wants."""
-        lines = _first_sessions(self._lines("aa"), ceil(SPARE * self.task.aa_sessions), self.consent)
+        """The reference twice, on the first sessions of the file: ten times as many as a verdict wants, or all."""
+        lines = _first_sessions(self._lines("aa"), AMPLE * self.task.aa_sessions, self.consent)
         self._ask("aa", lines)
         found = self._result(self._guess())
         alarm = found.alarm or bool(found.errors)

@@ -88,7 +88,10 @@ class ShadowEvaluationSpec(Part):
         default=None, description="A judge below the data volume, from `plumb judge fit`; unset: refusal prefixes."
     )
     aa_sessions: int = Field(
-        default=100, ge=20, le=1_000_000, description="Sessions of the A/A run, which comes first."
+        default=100,
+        ge=20,
+        le=1_000_000,
+        description="Least sessions of the A/A run, which comes first and takes ten times as many where there are.",
     )
     planned_sessions: Count | None = Field(
         default=None, description="Least sessions of each requirement, where the plan would do with fewer."
