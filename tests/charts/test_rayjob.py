@@ -1,4 +1,4 @@
-"""One training run, written by three hands: the renderer, the chart's template and the plain manifest."""
+"""One run, written by three hands: the renderer, the chart's template and the plain manifest."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,18 @@ import yaml
 from chart_tools import CHART, CRDS, REPO, Doc, problems
 
 from plumbline.errors import PlumblineError
-from plumbline.reconcile.rayjob import NodePool, RayJobSettings, objective_config_map, rayjob, run_name
+from plumbline.reconcile.rayjob import (
+    BACKFILL,
+    EVALUATE,
+    TRAIN,
+    NodePool,
+    RayJobSettings,
+    Work,
+    config_map,
+    rayjob,
+    run_name,
+)
+from plumbline.reconcile.rayjob_values import settings_of
 from plumbline.records import Objective, Optimiser, digest_of
 
 Render = Callable[..., list[Doc]]
@@ -46,33 +57,106 @@ def test_the_chart_writes_what_the_renderer_writes(render: Render, setup: str) -
     asked = given["training"]["rayJob"]
     pools = [NodePool.from_values(pool) for pool in given["pools"]]
     pools = [pool for pool in pools if pool.purpose == "train" and pool.name in asked.get("pools", [pool.name])]
-    submitter = chart["spec"]["submitterPodTemplate"]
-    settings = RayJobSettings(
-        image=submitter["spec"]["containers"][0]["image"],
-        policies_claim="rel-plumbline-policies",
-        service_account="rel-plumbline",
-        image_pull_secrets=tuple(given.get("image", {}).get("pullSecrets", ())),
-        pod_labels=submitter["metadata"]["labels"],
-        queue="plumbline-train" if "kueue" in given else None,
+    settings = replace(
+        settings_of(given, "rel", TRAIN, config_map="sft-objective"),
         sharded=asked.get("sharded", False),
         elastic=asked.get("elastic", False),
-        worker_start_timeout_seconds=asked.get("workerStartTimeoutSeconds", 1800),
-        mlflow_tracking_uri=given["training"].get("mlflow", {}).get("trackingUri", ""),
-        mlflow_secret=given["training"].get("mlflow", {}).get("existingSecret", ""),
     )
     assert chart["spec"] == rayjob(chart["metadata"]["name"], pools, settings)["spec"]
+    assert settings.labels.items() <= chart["metadata"]["labels"].items()
 
 
-def test_the_plain_manifest_is_the_renderers() -> None:
-    plain = yaml.safe_load((REPO / "jobs" / "sft.rayjob.yaml").read_text())
-    assert plain == rayjob("sft-example", [GPU], RayJobSettings(image="plumbline:0.1.0-cuda"))
+PLAIN = {
+    "sft": (TRAIN, "sft-example", GPU, "sft-objective", "plumbline:0.1.0-cuda"),
+    "evaluate": (EVALUATE, "eval-example", GPU, "eval-plan", "plumbline:0.1.0-cuda"),
+    "backfill": (BACKFILL, "backfill-example", replace(GPU, name="train-cpu", gpus_per_node=0, tolerations=()),
+                 "backfill-plan", "plumbline:0.1.0"),
+}  # fmt: skip
 
 
-def test_the_plain_manifest_validates_strictly() -> None:
+def plain(script: str) -> Doc:
+    found: Doc = yaml.safe_load((REPO / "jobs" / f"{script}.rayjob.yaml").read_text())
+    return found
+
+
+def rendered(script: str) -> Doc:
+    """What the renderer writes of the same, for a release with default values."""
+    work, name, pool, plan, image = PLAIN[script]
+    settings = replace(settings_of({}, "plumbline", work, config_map=plan), image=image)
+    return rayjob(name, [pool], settings if work is not EVALUATE else replace(settings, stores=None), work)
+
+
+@pytest.mark.parametrize("script", PLAIN)
+def test_the_plain_manifest_is_the_renderers(script: str) -> None:
+    assert plain(script) == rendered(script)
+    assert f"python /app/jobs/{script}.py " in plain(script)["spec"]["entrypoint"]
+    assert (REPO / "jobs" / f"{script}.py").is_file()
+
+
+@pytest.mark.parametrize("script", PLAIN)
+def test_the_plain_manifest_validates_strictly(script: str) -> None:
     path = CRDS / "rayjobs.ray.io.yaml"
     if not path.is_file():
         pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
-    assert problems(yaml.safe_load((REPO / "jobs" / "sft.rayjob.yaml").read_text()), path) == []
+    assert problems(plain(script), path) == []
+
+
+@pytest.mark.parametrize("work", [TRAIN, EVALUATE, BACKFILL])
+def test_a_rendered_runs_pods_are_selected_by_the_releases_policies_and_monitors(render: Render, work: Work) -> None:
+    docs = render("cpu-everything")
+    settings = settings_of(values("cpu-everything"), "rel", work, config_map="plan")
+    spec = rayjob("run-1", [CPU], settings, work)["spec"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]
+    pods = [
+        spec["submitterPodTemplate"],
+        head,
+        *(one["template"] for one in spec["rayClusterSpec"]["workerGroupSpecs"]),
+    ]
+
+    def selecting(kind: str, labels: Doc) -> set[str]:
+        key = "podSelector" if kind == "NetworkPolicy" else "selector"
+        return {doc["metadata"]["name"] for doc in docs if doc["kind"] == kind and _matches(doc["spec"][key], labels)}
+
+    for pod in pods:
+        assert {"rel-plumbline-default", "rel-plumbline-training"} <= selecting(
+            "NetworkPolicy", pod["metadata"]["labels"]
+        )
+    kuberays = {**head["metadata"]["labels"], "ray.io/node-type": "head"}
+    assert "rel-plumbline-training" in selecting("PodMonitor", kuberays)
+    (container,) = head["spec"]["containers"]
+    assert ("train-metrics" in {port["name"] for port in container["ports"]}) is (work is TRAIN)
+    accounts = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "ServiceAccount"}
+    assert head["spec"]["serviceAccountName"] in accounts
+    claims = {doc["metadata"]["name"] for doc in docs if doc["kind"] == "PersistentVolumeClaim"}
+    named = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in head["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+    assert set(named) <= claims | {"ledger", "policies"} and len(named) == (1 if work is TRAIN else 2)
+
+
+def _matches(selector: Doc, labels: Doc) -> bool:
+    said = [labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", [])]
+    return all(said) and selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def test_only_the_head_of_a_backfill_opens_the_ledger_and_only_by_reference() -> None:
+    given = values("server-stores")
+    spec = rayjob("b-1", [CPU], settings_of(given, "rel", BACKFILL, config_map="plan"), BACKFILL)["spec"]
+    cluster = spec["rayClusterSpec"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    env = {item["name"]: item for item in head["env"]}
+    assert env["PLUMBLINE_LEDGER"]["valueFrom"]["secretKeyRef"] == {"name": "plumbline-secrets", "key": "ledger-url"}
+    assert all("valueFrom" in env[name] for name in env if name.endswith(("_KEY", "_KEY_ID")))
+    assert "affinity" not in cluster["headGroupSpec"]["template"]["spec"]
+    for group in cluster["workerGroupSpecs"]:
+        (worker,) = group["template"]["spec"]["containers"]
+        assert not {item["name"] for item in worker["env"]} & {"PLUMBLINE_LEDGER", "PLUMBLINE_TENANT_KEY"}
+    assert {"name": "PLUMBLINE_WORKERS", "value": "4"} in head["env"], "a task per CPU"
+    with pytest.raises(PlumblineError, match="no use for") as error:
+        rayjob("b-1", [GPU], RayJobSettings(image="i"), BACKFILL)
+    assert error.value.remedy
 
 
 def test_the_run_is_named_after_its_objective_so_a_second_submission_resumes() -> None:
@@ -84,9 +168,9 @@ def test_the_run_is_named_after_its_objective_so_a_second_submission_resumes() -
 
 
 def test_the_config_map_carries_the_very_objective() -> None:
-    made = objective_config_map(OBJECTIVE, RayJobSettings(image="i", namespace="demo"))
+    made = config_map(OBJECTIVE, RayJobSettings(image="i", namespace="demo"))
     assert Objective.model_validate_json(made["data"]["objective.json"]).digest == OBJECTIVE.digest
-    assert made["metadata"]["name"] == RayJobSettings(image="i").objective_config_map
+    assert made["metadata"]["name"] == RayJobSettings(image="i").config_map
     volumes = rayjob("r", [GPU], RayJobSettings(image="i"))["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     assert volumes["spec"]["volumes"][0] == {"name": "objective", "configMap": {"name": made["metadata"]["name"]}}
 

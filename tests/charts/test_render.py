@@ -38,7 +38,8 @@ SHAPES: dict[str, dict[str, set[str]]] = {
     },
     "ResourceFlavor": {"spec": {"nodeLabels", "tolerations"}},
     "ClusterQueue": {
-        "spec": {"namespaceSelector", "resourceGroups"},
+        "spec": {"namespaceSelector", "resourceGroups", "cohort", "cohortName", "preemption"},
+        "spec.preemption": {"withinClusterQueue", "reclaimWithinCohort"},
         "spec.resourceGroups": {"coveredResources", "flavors"},
         "spec.resourceGroups.flavors": {"name", "resources"},
         "spec.resourceGroups.flavors.resources": {"name", "nominalQuota"},

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from plumbline.reconcile.plans import BackfillPlan, EvaluationPlan
 from plumbline.records import Objective
 
 POOL = {
@@ -97,3 +98,50 @@ def test_mlflow_comes_from_the_values_and_its_secret_is_only_named(data: Any, ti
     assert environment(job)["MLFLOW_TRACKING_URI"] == "http://mlflow.tracking:5000"
     (head,) = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
     assert head.get("envFrom", []) == ([{"secretRef": {"name": "mlflow"}}] if secret else [])
+
+
+def both(data: Any, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    said = data("render", "rayjob", *words, "--values", "values.yaml", "--pool", "train-a")
+    assert said.code == 0, said
+    config, job = yaml.safe_load_all(said.out)
+    return config, job
+
+
+EVALUATION = ("--kind", "evaluate", "--reference", "reference", "--aligned", "sft-1", "--suite", "suites/private.jsonl")
+
+
+def test_an_evaluation_is_named_after_its_plan_and_carries_no_items(data: Any) -> None:
+    config, job = both(data, *EVALUATION)
+    plan = EvaluationPlan.model_validate_json(config["data"]["evaluation.json"])
+    assert job["metadata"]["name"] == config["metadata"]["name"] == plan.run_name
+    assert plan.suites == ("suites/private.jsonl",) and plan.rubric.digest
+    assert environment(job)["PLUMBLINE_WORKERS"] == "8" and environment(job)["PLUMBLINE_GPUS_PER_WORKER"] == "1"
+    assert "PLUMBLINE_LEDGER" not in environment(job), "nothing is read from it"
+    assert both(data, *EVALUATION, "--max-tokens", "9")[1]["metadata"]["name"] != plan.run_name
+    _, recorded = both(data, *EVALUATION, "--record")
+    assert environment(recorded)["PLUMBLINE_LEDGER"] == "/data/ledger.sqlite"
+
+
+def test_a_backfill_is_named_after_its_plan_and_its_head_opens_the_ledger(data: Any) -> None:
+    data.write("values.yaml", yaml.safe_dump({"pools": [{**POOL, "gpusPerNode": 0}], "image": {"tag": "9"}}))
+    config, job = both(data, "events/big.jsonl", "--kind", "backfill", "--source", "app", "--release", "prod")
+    plan = BackfillPlan.model_validate_json(config["data"]["backfill.json"])
+    assert (plan.file, plan.source, job["metadata"]["name"]) == ("events/big.jsonl", "app", plan.run_name)
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == "prod"
+    assert (
+        pod["spec"]["serviceAccountName"] == "prod-plumbline" and pod["spec"]["containers"][0]["image"] == "plumbline:9"
+    )
+    assert environment(job)["PLUMBLINE_WORKERS"] == "16", "a reading task per CPU"
+
+
+def test_a_kind_that_is_not_told_what_it_needs_renders_nothing(data: Any) -> None:
+    given = ("--values", "values.yaml", "--pool", "train-a", "--image", "i")
+    assert data("render", "rayjob", *given).faulted("--kind train needs FILE")
+    assert data("render", "rayjob", *EVALUATION[:4], *given).faulted("needs --aligned and --suite")
+    assert data("render", "rayjob", "--kind", "backfill", *given).faulted("needs FILE and --source")
+    bad = (*EVALUATION, "--suite-digest", "sha256:1")
+    assert data("render", "rayjob", *bad, *given).faulted("this is no evaluation", "--suite-digest")
+    gpu = data("render", "rayjob", "f", "--kind", "backfill", "--source", "app", *given)
+    assert gpu.faulted("has GPUs, which a back-fill has no use for")
+    assert data("render", "rayjob", *EVALUATION, "--values", "values.yaml", "--pool", "b").faulted("has no pool 'b'")

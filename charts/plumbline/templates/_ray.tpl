@@ -16,6 +16,7 @@ spec:
   # Autoscaler v2 replaces pods itself.
   restartPolicy: Never
   {{- end }}
+  {{- include "plumbline.priority" (dict "root" .root "of" "training") | nindent 2 }}
   {{- include "plumbline.pullSecrets" .root | nindent 2 }}
   securityContext:
     {{- include "plumbline.podSecurity" .root | nindent 4 }}
@@ -71,4 +72,12 @@ spec:
       emptyDir:
         medium: Memory
         sizeLimit: {{ .sharedMemory }}
+{{- end -}}
+
+
+{{/* Who goes first when nodes are full. Call with (dict "root" $ "of" "users" | "shadow" | "training"). */}}
+{{- define "plumbline.priority" -}}
+{{- if .root.Values.priorityClasses.enabled -}}
+priorityClassName: {{ include "plumbline.fullname" .root }}-{{ .of }}
+{{- end -}}
 {{- end -}}

@@ -1,16 +1,17 @@
-"""A training run as a RayJob: the object that `kubectl create -f` submits to KubeRay.
+"""A run as a RayJob: training, evaluation or back-fill, the object that `kubectl create -f` submits to KubeRay.
 
 The choices that cost people their training, made here once (KubeRay 1.7):
 
-- the run is named after the objective, and Ray Train's run after the RayJob, so a retry, a suspension by Kueue or
-  a second submission resumes from the last checkpoint instead of starting at zero;
+- the run is named after what it is about (the objective, the plan), and Ray Train's run after the RayJob, so a retry, a
+  suspension by Kueue or a second submission goes on from what is durable instead of starting at zero;
 - `shutdownAfterJobFinishes` is true (the default bills GPUs until somebody notices);
 - `backoffLimit` counts fresh clusters, and the submitter's own is 0: backing off is meant once;
 - the head gets no work (`num-cpus: "0"`), no pip at start-up, /dev/shm from memory, bounds on every group;
 - Ray Train waits for cold nodes longer than its minute, and not without end for a rank that has hung;
 - the head names the ports that its Service needs: a container that names one gets none by default, and without
   `dashboard` nobody could submit. The run's own metrics are `train-metrics`; `metrics` is what KubeRay calls Ray's;
-- only the head, where the driver runs, learns what the driver reads: the size of the run, MLflow and its credentials.
+- only the head, where the driver runs, learns what the driver reads: the size of the run, MLflow and its credentials,
+  the ledger (which an evaluation may record in, and of which a back-fill is the one writer).
 
 Probes need no pod. Their task runs beside the workers and asks for 0.01 of a GPU, which the workers must leave free.
 
@@ -26,8 +27,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plumbline.errors import PlumblineError
-from plumbline.reconcile.kubernetes import CONTAINER_SECURITY, POD_SECURITY, Json
-from plumbline.records import Objective
+from plumbline.reconcile.kubernetes import CONTAINER_SECURITY, POD_SECURITY, JobSettings, Json, secret_env, store_access
+from plumbline.records import Objective, Record
 from plumbline.records.canonical import short
 
 
@@ -72,6 +73,11 @@ class NodePool:
         return max(1, self.gpus_per_node)
 
     @property
+    def whole_cpus(self) -> int:
+        """Places for workers that take one CPU each, on a node without GPUs."""
+        return max(1, int(self.cpu[:-1]) // 1000 if self.cpu.endswith("m") else int(float(self.cpu)))
+
+    @property
     def node_selector(self) -> dict[str, str]:
         return dict(self.selector) or {"plumbline.dev/pool": self.name}
 
@@ -82,23 +88,51 @@ class NodePool:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a RayJob runs: an entry point of `jobs/`, and the document that its ConfigMap carries. Policies and monitors
+    know the pods of all three as the component `training`: what runs on the training pools."""
+
+    kind: Literal["train", "evaluate", "backfill"]
+    script: str
+    option: str
+    document: str
+    volume: str = "plan"
+
+    @property
+    def trains(self) -> bool:
+        return self.kind == "train"
+
+
+TRAIN = Work("train", "sft", "--objective", "objective.json", volume="objective")
+EVALUATE = Work("evaluate", "evaluate", "--plan", "evaluation.json")
+BACKFILL = Work("backfill", "backfill", "--plan", "backfill.json")
+
+
+def labels_of(release: str) -> dict[str, str]:
+    """What a release's network policies and monitors select its pods by."""
+    part = {"name": "plumbline", "instance": release, "component": "training"}
+    return {f"app.kubernetes.io/{key}": value for key, value in part.items()}
+
+
+@dataclass(frozen=True)
 class RayJobSettings:
-    """Where and with what a run is carried out. None of it changes the loss. Seconds are wall-clock.
+    """Where and with what a run is carried out. None of it changes the result. Seconds are wall-clock.
 
     sharded: weights are spread over the workers (FSDP2). elastic: between the pools' `minCount` and `maxCount` nodes,
     instead of `count`. mlflow_secret: a Secret whose keys become environment variables of the driver
-    (MLFLOW_TRACKING_TOKEN, or _USERNAME and _PASSWORD).
+    (MLFLOW_TRACKING_TOKEN, or _USERNAME and _PASSWORD). priority_class: of every pod; empty for the cluster's default.
+    stores: where ledger and blobs are, for a head that opens them.
     """
 
     image: str
     policies_claim: str = "plumbline-policies"
-    objective_config_map: str = "sft-objective"
+    config_map: str = "sft-objective"
     service_account: str = "plumbline"
     namespace: str | None = None
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/component": "training"})
-    pod_labels: Mapping[str, str] = field(default_factory=lambda: {"app.kubernetes.io/component": "training"})
+    labels: Mapping[str, str] = field(default_factory=lambda: labels_of("plumbline"))
+    pod_labels: Mapping[str, str] = field(default_factory=lambda: labels_of("plumbline"))
     ray_version: str = "2.60.0"
     active_deadline_seconds: int = 86400
     pre_running_deadline_seconds: int = 3600
@@ -113,6 +147,8 @@ class RayJobSettings:
     head_cpu: str = "1"
     head_memory: str = "4Gi"
     queue: str | None = None
+    priority_class: str = ""
+    stores: JobSettings | None = None
 
 
 def run_name(objective: Objective) -> str:
@@ -120,22 +156,22 @@ def run_name(objective: Objective) -> str:
     return f"sft-{short(objective.digest)}"
 
 
-def objective_config_map(objective: Objective, settings: RayJobSettings) -> Json:
-    """The ConfigMap that hands the objective to the run, under the key objective.json."""
-    meta: Json = {"name": settings.objective_config_map, "labels": dict(settings.labels)}
+def config_map(document: Record, settings: RayJobSettings, work: Work = TRAIN) -> Json:
+    """The ConfigMap that hands the objective, or the plan, to the run."""
+    meta: Json = {"name": settings.config_map, "labels": dict(settings.labels)}
     if settings.namespace:
         meta["namespace"] = settings.namespace
-    data = {"objective.json": objective.model_dump_json(indent=2) + "\n"}
+    data = {work.document: document.model_dump_json(indent=2) + "\n"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
 
-def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Json:
-    """The RayJob of the run `name` (see `run_name`) over `pools`, one worker group each.
+def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings, work: Work = TRAIN) -> Json:
+    """The RayJob of the run `name` over `pools`, one worker group each. `run_name` and the plans name runs.
 
     Raises PlumblineError without a training pool, with a pool of another purpose, with CPU and GPU pools mixed
-    (Ray Train workers of one run are alike), or when it is to be elastic and cannot be.
+    (the workers of one run are alike), with GPUs for a back-fill, or when it is to be elastic and cannot be.
     """
-    _check(pools)
+    _check(pools, work)
     if settings.elastic:
         _check_elastic(pools, settings)
     labels = dict(settings.labels)
@@ -144,7 +180,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
     meta: Json = {"name": name, "labels": labels}
     if settings.namespace:
         meta["namespace"] = settings.namespace
-    command = f"python /app/jobs/sft.py --objective /etc/plumbline/objective.json --run-name {name} --storage /policies"
+    command = f"python /app/jobs/{work.script}.py {work.option} /etc/plumbline/{work.document} --run-name {name}"
     head = {
         "requests": {"cpu": settings.head_cpu, "memory": settings.head_memory},
         "limits": {"memory": settings.head_memory},
@@ -153,7 +189,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
         "rayVersion": settings.ray_version,
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": _head_pod(head, pools, settings),
+            "template": _head_pod(head, pools, settings, work),
         },
         "workerGroupSpecs": [
             {
@@ -162,7 +198,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
                 "minReplicas": pool.min_count,
                 "maxReplicas": pool.max_count,
                 "rayStartParams": {},
-                "template": _worker_pod(pool, settings),
+                "template": _worker_pod(pool, settings, work),
             }
             for pool in pools
         ],
@@ -170,7 +206,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
     if settings.elastic:
         cluster |= {"enableInTreeAutoscaling": True, "autoscalerOptions": _autoscaler(settings)}
     spec: Json = {
-        "entrypoint": command,
+        "entrypoint": f"{command} --storage /policies",
         "submissionMode": "K8sJobMode",
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": settings.ttl_seconds_after_finished,
@@ -188,7 +224,7 @@ def rayjob(name: str, pools: Sequence[NodePool], settings: RayJobSettings) -> Js
     return made
 
 
-def _check(pools: Sequence[NodePool]) -> None:
+def _check(pools: Sequence[NodePool], work: Work) -> None:
     consequence = "no RayJob was written"
     if not pools:
         raise PlumblineError(
@@ -205,7 +241,13 @@ def _check(pools: Sequence[NodePool]) -> None:
         raise PlumblineError(
             "CPU and GPU pools are mixed in one run",
             consequence=consequence,
-            remedy="name pools of one kind: Ray Train's workers are alike",
+            remedy="name pools of one kind: the workers of a run are alike",
+        )
+    if work is BACKFILL and pools[0].gpus_per_node:
+        raise PlumblineError(
+            f"the pool {pools[0].name} has GPUs, which a back-fill has no use for",
+            consequence=consequence,
+            remedy="name a pool with gpusPerNode 0",
         )
 
 
@@ -225,12 +267,16 @@ def _check_elastic(pools: Sequence[NodePool], settings: RayJobSettings) -> None:
         )
 
 
-def _workers(pools: Sequence[NodePool], settings: RayJobSettings) -> str:
-    """PLUMBLINE_TRAIN_WORKERS: N, or MIN:MAX of an elastic run; never more than there are places, or the rest pends."""
+def _workers(pools: Sequence[NodePool], settings: RayJobSettings, work: Work) -> str:
+    """N, or MIN:MAX of an elastic run; never more than there are places, or the rest pends."""
+
+    def places(pool: NodePool) -> int:
+        return pool.workers_per_node if work.trains or pool.gpus_per_node else pool.whole_cpus
+
     if not settings.elastic:
-        return str(sum(pool.count * pool.workers_per_node for pool in pools))
-    fewest = max(1, sum(pool.min_count * pool.workers_per_node for pool in pools))
-    return f"{fewest}:{sum(pool.max_count * pool.workers_per_node for pool in pools)}"
+        return str(sum(pool.count * places(pool) for pool in pools))
+    fewest = max(1, sum(pool.min_count * places(pool) for pool in pools))
+    return f"{fewest}:{sum(pool.max_count * places(pool) for pool in pools)}"
 
 
 def _autoscaler(settings: RayJobSettings) -> Json:
@@ -256,6 +302,8 @@ def _pod(settings: RayJobSettings, container: Json, volumes: list[Json], **more:
         "volumes": volumes,
         **more,
     }
+    if settings.priority_class:
+        spec["priorityClassName"] = settings.priority_class
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     return {"metadata": {"labels": dict(settings.pod_labels)}, "spec": spec}
@@ -286,27 +334,34 @@ COMMON = [
     {"name": "HF_HUB_OFFLINE", "value": "1"},
     {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
 ]
-PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "train-metrics": 9090}
+PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+METRICS = {"train-metrics": 9090}
 
 
-def _head_pod(resources: Json, pools: Sequence[NodePool], settings: RayJobSettings) -> Json:
+def _head_pod(resources: Json, pools: Sequence[NodePool], settings: RayJobSettings, work: Work) -> Json:
     """The pod of Ray's head, where the driver runs."""
-    read = {
-        "PLUMBLINE_TRAIN_WORKERS": _workers(pools, settings),
-        "PLUMBLINE_TRAIN_GPUS_PER_WORKER": str(min(1, pools[0].gpus_per_node)),
-        "PLUMBLINE_METRICS_PORT": str(PORTS["train-metrics"]),
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(settings.worker_start_timeout_seconds),
-        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(settings.collective_timeout_seconds),
-    }
-    if settings.sharded:
-        read["PLUMBLINE_TRAIN_SHARDED"] = "1"
-    if settings.mlflow_tracking_uri:
-        read["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
-    env = [*COMMON, *({"name": name, "value": value} for name, value in read.items())]
-    made = _ray_pod("head", resources, "1Gi", env, settings)
+    read = (
+        _training(pools, settings)
+        if work.trains
+        else {
+            "PLUMBLINE_WORKERS": _workers(pools, settings, work),
+            "PLUMBLINE_GPUS_PER_WORKER": str(min(1, pools[0].gpus_per_node)),
+        }
+    )
+    env: list[Json] = [*COMMON, *({"name": name, "value": value} for name, value in read.items())]
+    stores, mounts, volumes = store_access(settings.stores) if settings.stores else ([], [], [])
+    stores = [one for one in stores if one.get("value") != ""]  # a training run reads no blobs
+    if settings.stores and settings.stores.secret:
+        stores += [secret_env(key, settings.stores.secret, key) for key in settings.stores.secret_keys]
+    made = _ray_pod("head", resources, "1Gi", env + stores, settings, work)
     (container,) = made["spec"]["containers"]
-    container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS.items()]
-    if settings.mlflow_tracking_uri and settings.mlflow_secret:
+    ports = PORTS | METRICS if work.trains else PORTS
+    container["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
+    container["volumeMounts"] += mounts
+    made["spec"]["volumes"] += volumes
+    if settings.stores and settings.stores.affinity:
+        made["spec"]["affinity"] = dict(settings.stores.affinity)
+    if work.trains and settings.mlflow_tracking_uri and settings.mlflow_secret:
         container["envFrom"] = [{"secretRef": {"name": settings.mlflow_secret}}]
     if settings.elastic:
         del made["spec"]["serviceAccountName"]  # KubeRay makes one, for this cluster's autoscaler
@@ -314,26 +369,42 @@ def _head_pod(resources: Json, pools: Sequence[NodePool], settings: RayJobSettin
     return made
 
 
-def _worker_pod(pool: NodePool, settings: RayJobSettings) -> Json:
+def _training(pools: Sequence[NodePool], settings: RayJobSettings) -> dict[str, str]:
+    """What the driver of a training run reads from its environment."""
+    read = {
+        "PLUMBLINE_TRAIN_WORKERS": _workers(pools, settings, TRAIN),
+        "PLUMBLINE_TRAIN_GPUS_PER_WORKER": str(min(1, pools[0].gpus_per_node)),
+        "PLUMBLINE_METRICS_PORT": str(METRICS["train-metrics"]),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(settings.worker_start_timeout_seconds),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(settings.collective_timeout_seconds),
+    }
+    if settings.sharded:
+        read["PLUMBLINE_TRAIN_SHARDED"] = "1"
+    if settings.mlflow_tracking_uri:
+        read["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    return read
+
+
+def _worker_pod(pool: NodePool, settings: RayJobSettings, work: Work) -> Json:
     more: Json = {"nodeSelector": pool.node_selector}
     if pool.tolerations:
         more["tolerations"] = [dict(item) for item in pool.tolerations]
     if settings.elastic:
         more["restartPolicy"] = "Never"  # the autoscaler replaces pods itself
-    return _ray_pod("worker", pool.resources, pool.shared_memory, COMMON, settings, **more)
+    return _ray_pod("worker", pool.resources, pool.shared_memory, COMMON, settings, work, **more)
 
 
 def _ray_pod(
-    role: str, resources: Json, shared_memory: str, env: list[Json], settings: RayJobSettings, **more: Any
+    role: str, resources: Json, shared_memory: str, env: list[Json], settings: RayJobSettings, work: Work, **more: Any
 ) -> Json:
     mounts: list[Json] = [
-        {"name": "objective", "mountPath": "/etc/plumbline", "readOnly": True},
+        {"name": work.volume, "mountPath": "/etc/plumbline", "readOnly": True},
         {"name": "policies", "mountPath": "/policies"},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shared-memory", "mountPath": "/dev/shm"},
     ]
     volumes: list[Json] = [
-        {"name": "objective", "configMap": {"name": settings.objective_config_map}},
+        {"name": work.volume, "configMap": {"name": settings.config_map}},
         {"name": "policies", "persistentVolumeClaim": {"claimName": settings.policies_claim}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
