@@ -47,7 +47,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "collector": ("collector", "collector", "Receive feedback events and consent over HTTP."),
     "stores": ("stores", "stores_", "Migrate the ledger; look whether ledger and blobs work."),
     "smoke": ("smoke", "smoke", "Send a consented event and a question through an installation."),
-    "render": ("render", "render", "Write a RayJob for an objective and a GPU node pool."),
+    "render": ("render", "render", "Write a RayJob: training, evaluation or back-fill on a node pool."),
+    "status": ("status", "status", "Say how a RayJob is, what its reason means, and what to do."),
     "doctor": ("doctor", "doctor", "Say what is missing on this machine or cluster."),
 }
 
