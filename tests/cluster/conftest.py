@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # cluster_tools
 sys.path.insert(0, str(Path(__file__).parents[1] / "charts"))  # chart_tools
 sys.path.insert(0, str(Path(__file__).parents[1] / "operators"))  # operator_tools
 
