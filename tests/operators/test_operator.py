@@ -89,6 +89,7 @@ def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_ou
             body = (await read(running.metrics))[1]
             assert 'plumbline_dataset_version{dataset="support"} 1.0' in body
             assert "plumbline_consent_ledger_valid 1.0" in body
+            assert "plumbline_ledger_read_timestamp_seconds" in body, "what batches found is exported, led or not"
             ours = {line.split("{")[0].split(" ")[0] for line in body.splitlines() if line.startswith("plumbline_")}
             assert ours <= exported_names()
             assert (await read(running.health))[0] == 200

@@ -16,6 +16,8 @@ from plumbline.records import DatasetManifest, EvaluationReport
 from plumbline.stores import Ledger
 from plumbline.stores.funnel import Funnel, newest_decision, read_funnel
 
+Series = dict[tuple[str, ...], float]
+
 
 class LedgerGauges:
     """Sets the gauges of `metrics` from a ledger and its blobs (a file and a directory, or a URL and s3://)."""
@@ -63,12 +65,14 @@ class LedgerGauges:
             head = ledger.publications.head(dataset)
             if head is None or self._heads.get(dataset) == head.digest:
                 continue
-            sizes = {(dataset, split): float(count) for split, count in ledger.publications.sizes(dataset).items()}
+            sizes: Series = {
+                (dataset, split): float(count) for split, count in ledger.publications.sizes(dataset).items()
+            }
             self.metrics.gauge("plumbline_dataset_version").labels(dataset).set(head.version)
             self.metrics.replace("plumbline_dataset_examples", sizes, dataset=dataset)
             ingested = self._ingested(ledger, dataset)
             if ingested is not None:
-                rejected = {(dataset, reason): float(count) for reason, count in ingested.rejected.items()}
+                rejected: Series = {(dataset, reason): float(count) for reason, count in ingested.rejected.items()}
                 self.metrics.gauge("plumbline_ingestion_accepted").labels(dataset).set(ingested.accepted)
                 self.metrics.replace("plumbline_ingestion_rejected", rejected, dataset=dataset)
             self._heads[dataset] = head.digest
@@ -94,5 +98,5 @@ class LedgerGauges:
             self._decision = newest[0]
 
 
-def _by_one(counts: dict[str, int] | dict[str, bool]) -> dict[tuple[str, ...], float]:
+def _by_one(counts: dict[str, int] | dict[str, bool]) -> Series:
     return {(name,): float(count) for name, count in counts.items()}
