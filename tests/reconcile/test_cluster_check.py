@@ -1,6 +1,8 @@
 """What the doctor says about a cluster: one cluster that has all, and a table of what one thing less means."""
 
 import copy
+import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,13 @@ from hypothesis import strategies as st
 
 from plumbline import __version__
 from plumbline.errors import PlumblineError
-from plumbline.reconcile.approval import POLICY, SAME_PERSON
+from plumbline.reconcile.approval import POLICY
 from plumbline.reconcile.cluster_check import NEEDED_FIELDS, findings, lacking_fields, version_of
 from plumbline.reconcile.cluster_finding import Finding
 from plumbline.reconcile.cluster_pools import amount
 from plumbline.reconcile.cluster_questions import (
     FORBIDDEN,
+    GUARDS,
     RAYJOBS,
     SERVICES,
     Facts,
@@ -29,8 +32,10 @@ from plumbline.reconcile.cluster_questions import (
     questions,
 )
 from plumbline.reconcile.crds import definition
+from plumbline.reconcile.release_guard import RELEASES
 from plumbline.records.resources import RESOURCES
 
+CHARTS = Path(__file__).resolve().parents[2] / "charts"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "crds"
 Doc = dict[str, Any]
 Change = Callable[[Facts], Facts]
@@ -100,14 +105,25 @@ def storage_class(name: str, provisioner: str, default: bool = False) -> Doc:
     return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}
 
 
+@functools.cache
+def admission() -> list[Doc]:
+    """The admission policies and bindings as they stand in the chart, without what helm fills in."""
+    text = (CHARTS / "plumbline-crds" / "templates" / "admission.yaml").read_text("utf-8")
+    return list(yaml.safe_load_all(re.sub(r"\{\{-? .*?-?\}\}", "", text)))
+
+
+def guards() -> dict[str, tuple[Doc, Doc]]:
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    found = {(doc["kind"], doc["metadata"]["name"]): doc for doc in admission()}
+    return {name: (found[kinds[0], name], found[kinds[1], name]) for name in GUARDS}
+
+
 def asked_for(values: Doc) -> Questions:
     return questions(values, namespace="demo", release="plumbline")
 
 
 def whole(asked: Questions) -> Facts:
     """A cluster that has all that is asked for."""
-    policy = {"spec": {"failurePolicy": "Fail", "validations": [{"expression": SAME_PERSON}]}}
-    binding = {"spec": {"policyName": POLICY, "validationActions": ["Deny"]}}
     ours = {"app.kubernetes.io/name": "plumbline", "app.kubernetes.io/instance": "plumbline"}
     return Facts(
         server="https://cluster",
@@ -140,7 +156,7 @@ def whole(asked: Questions) -> Facts:
         nodes=[node("a"), node("b")],
         claims=dict.fromkeys(asked.claims.values()),
         secrets={name: {"metadata": {"name": name}} for name in asked.secrets},
-        guards={POLICY: (policy, binding)},
+        guards=guards(),
         node_class={"metadata": {"name": "default"}} if asked.node_class else None,
         may=dict.fromkeys(asked.rights, True),
         operator={"metadata": {"name": asked.operator_account}},
@@ -220,7 +236,6 @@ def altered() -> Doc:
 
 LINES = f"{RESOURCES[0].plural}.{RESOURCES[0].group}"
 OLD = crd_knowing("v1", *(path for path in NEEDED_FIELDS[RAYJOBS][1:] if "preRunning" not in path))
-NO_POOLS = {**EVERYTHING, "pools": [], "karpenter": {"enabled": False}}
 FIXED = {**EVERYTHING, "karpenter": {"enabled": False}}
 WEAK = ({"spec": {"validations": []}}, {"spec": {}})
 
@@ -238,6 +253,7 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
         ({}, put("guards", POLICY, (None, None)), "error", "admission", "not installed", "--server-side"),
         ({}, put("guards", POLICY, WEAK), "error", "admission", "does not compare", "--server-side"),
         ({}, put("guards", POLICY, ("hidden", None)), "warning", "admission", "may not read", "ask somebody"),
+        ({}, put("guards", RELEASES, WEAK), "error", "admission", "does not ask what it should", "--server-side"),
         # what values do not ask for is a warning, what they ask for an error
         ({}, without("crds", RAYJOBS), "warning", "KubeRay", "is not installed", "install the KubeRay operator"),
         (EVERYTHING, without("crds", RAYJOBS), "error", "KubeRay", "is not installed", "install the KubeRay operator"),
@@ -297,7 +313,6 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
         # secrets and rights
         ({}, put("secrets", "plumbline-sources", None), "error", "secrets", "who may post", "kubectl --namespace demo"),
         ({}, put("secrets", "plumbline-sources", "hidden"), "warning", "secrets", "may not see", "sourcesSecret"),
-        ({**NO_POOLS, "existingSecret": ""}, lambda facts: facts, "error", "secrets", "tenant key", "secretKeys"),
         (
             {}, put("may", Right("create", "apps", "deployments"), False),
             "error", "permissions", "create deployments.apps", "role `admin`",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from plumbline import __version__
 from plumbline.reconcile import cluster_pools
-from plumbline.reconcile.approval import guard_problem
+from plumbline.reconcile.approval import POLICY, guard_problem
 from plumbline.reconcile.cluster_finding import Finding, Level, finding
 from plumbline.reconcile.cluster_questions import (
     FORBIDDEN,
@@ -23,9 +23,9 @@ from plumbline.reconcile.cluster_questions import (
     Json,
     Questions,
     Right,
-    needs_data_volume,
 )
 from plumbline.reconcile.crds import definition
+from plumbline.reconcile.release_guard import release_guard_problem
 from plumbline.records.resources import RESOURCES
 
 OLDEST, NEWEST = (1, 30), (1, 37)  # 1.30: ValidatingAdmissionPolicy is v1. Newest: what manifests are validated against
@@ -119,13 +119,13 @@ def definitions(asked: Questions, seen: Facts) -> Iterator[Finding]:
 
 
 def admission(asked: Questions, seen: Facts) -> Iterator[Finding]:
-    """The admission policies that four eyes rest on, and their bindings: there, and not weaker than the chart's."""
+    """The admission policies that approvals and releases rest on, and their bindings: there, and not weaker."""
     for name, (policy, binding) in seen.guards.items():
         if isinstance(policy, str) or isinstance(binding, str):
             yield finding("warning", "admission", f"you may not read the admission policy {name}",
-                          "ask somebody who may: the operator records no approval without it")  # fmt: skip
+                          "ask somebody who may: without it the operator records and releases nothing")  # fmt: skip
             continue
-        problem = guard_problem(policy, binding)
+        problem = guard_problem(policy, binding) if name == POLICY else release_guard_problem(name, policy, binding)
         said = problem or f"the policy {name} and its binding are in force"
         yield finding("error" if problem else "ok", "admission", said, INSTALL_CRDS)
 
@@ -176,7 +176,7 @@ def peers(asked: Questions, seen: Facts) -> Iterator[Finding]:
         else:
             off = "install the Prometheus Operator, or leave monitoring.*.enabled off: a plain Prometheus works too"
             yield finding("error", "Prometheus Operator", f"{MONITORING}/v1 is not served", off)
-    if _asks_for_a_route(values):
+    if values["serving"]["canary"]["enabled"]:
         there = "v1" in seen.groups.get(GATEWAY, frozenset())
         said = f"{GATEWAY}/v1 is {'' if there else 'not '}served"
         yield finding("ok" if there else "error", "Gateway API", said, "install the Gateway API's CRDs and a gateway")
@@ -213,9 +213,6 @@ def secrets(asked: Questions, seen: Facts) -> Iterator[Finding]:
             yield finding("error", "secrets", f"there is no secret {name}: {what}", make)
         else:
             yield finding("ok", "secrets", f"secret {name}: {what}; its keys were not read")
-    if not needs_data_volume(asked.values) and not asked.values["existingSecret"]:
-        text = "no secret holds the tenant key, and with a ledger on a server no file lies beside it"
-        yield finding("error", "secrets", text, "set existingSecret and secretKeys: [PLUMBLINE_TENANT_KEY]")
 
 
 def installer(asked: Questions, seen: Facts) -> Iterator[Finding]:
@@ -409,11 +406,6 @@ def _class(what: str, named: str, wanted: list[str], seen: Facts) -> Iterator[Fi
 def _is_default(storage_class: Json) -> bool:
     marks = storage_class["metadata"].get("annotations", {})
     return bool(marks.get("storageclass.kubernetes.io/is-default-class") == "true")
-
-
-def _asks_for_a_route(values: Json) -> bool:
-    route = values["serving"].get("canary")
-    return isinstance(route, dict) and bool(route.get("enabled"))
 
 
 def _purpose(pool: object) -> str:

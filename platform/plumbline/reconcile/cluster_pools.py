@@ -8,7 +8,7 @@ already is not subtracted: a node that is busy is waited for, a node that is too
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from plumbline.reconcile.cluster_finding import Finding, finding
+from plumbline.reconcile.cluster_finding import Finding, Level, finding
 
 Json = dict[str, Any]
 ABOUT = "node pools"
@@ -75,7 +75,7 @@ def _pool(pool: Json, nodes: Sequence[Json], made_on_demand: bool) -> Finding:
     if made_on_demand:
         return finding("ok", ABOUT, f"{said}; Karpenter makes the others when they are asked for")
     remedy = f"label the nodes {labels}, correct pools[].selector, or let an autoscaler make nodes with these labels"
-    level = "warning" if pool.get("minCount") == 0 or fit else "error"
+    level: Level = "warning" if pool.get("minCount") == 0 or fit else "error"
     return finding(level, ABOUT, f"{said}; no more nodes are labelled {labels}", remedy)
 
 

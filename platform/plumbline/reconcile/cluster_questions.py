@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from plumbline.errors import PlumblineError
+from plumbline.reconcile.approval import POLICY
+from plumbline.reconcile.release_guard import DECISIONS, RELEASES
 from plumbline.records.resources import RESOURCES
 
 Json = dict[str, Any]
@@ -25,7 +27,7 @@ RAY, SERVING, MONITORING, KUEUE, KARPENTER, GATEWAY = (
     "gateway.networking.k8s.io",
 )
 RAYJOBS, SERVICES = f"rayjobs.{RAY}", f"inferenceservices.{SERVING}"
-GUARDS = ("approvals.plumbline.dev",)
+GUARDS = (POLICY, RELEASES, DECISIONS)
 
 # The chart's defaults, as far as they are looked at; a test holds them equal to values.yaml.
 DEFAULTS: Json = {
@@ -41,12 +43,16 @@ DEFAULTS: Json = {
     },
     "pools": [],
     "training": {"rayJob": {"enabled": False}, "mlflow": {"existingSecret": ""}},
-    "serving": {"enabled": False},
+    "serving": {"enabled": False, "canary": {"enabled": False}},
     "shadow": {"enabled": False, "spool": {"storageClassName": ""}},
     "collector": {"enabled": True, "sourcesSecret": "plumbline-sources"},
     "toolbox": {"enabled": False},
     "operator": {"enabled": True},
+    "migrations": {"enabled": True},
+    "checks": {"startup": {"enabled": True}},
+    "retention": {"enabled": False},
     "networkPolicy": {"enabled": True},
+    "priorityClasses": {"enabled": False},
     "monitoring": {"serviceMonitor": {"enabled": False}, "prometheusRule": {"enabled": False}},
     "karpenter": {
         "enabled": False,
@@ -159,8 +165,8 @@ def _secrets(values: Json) -> dict[str, str]:
         values["collector"]["sourcesSecret"]: "who may post events (collector.sourcesSecret)"
         if values["collector"]["enabled"]
         else "",
+        values["ledger"]["existingSecret"]: "the ledger's URL and, unless existingSecret is set, the tenant key",
         values["existingSecret"]: "the tenant key and the like (existingSecret)",
-        values["ledger"]["existingSecret"]: "the ledger's URL (ledger.existingSecret)",
         values["blobs"]["existingSecret"]: "the blobs' credentials (blobs.existingSecret)",
         values["training"]["mlflow"]["existingSecret"]: "MLflow's credentials (training.mlflow.existingSecret)",
         **{str(name): "pulling images (image.pullSecrets)" for name in values["image"]["pullSecrets"]},
@@ -199,14 +205,16 @@ def _installing(values: Json) -> list[Right]:
         ("", "pods", False, True),
         ("apps", "deployments", False, True),
         ("apps", "statefulsets", False, values["shadow"]["enabled"]),
-        ("batch", "jobs", False, True),
-        ("batch", "cronjobs", False, True),
+        ("batch", "jobs", False, values["migrations"]["enabled"] or values["checks"]["startup"]["enabled"]),
+        ("batch", "cronjobs", False, values["retention"]["enabled"]),
         ("policy", "poddisruptionbudgets", False, True),
         ("networking.k8s.io", "networkpolicies", False, values["networkPolicy"]["enabled"]),
         ("rbac.authorization.k8s.io", "roles", False, values["operator"]["enabled"]),
         ("rbac.authorization.k8s.io", "rolebindings", False, values["operator"]["enabled"]),
         (RAY, "rayjobs", False, values["training"]["rayJob"]["enabled"]),
         (SERVING, "inferenceservices", False, values["serving"]["enabled"]),
+        (GATEWAY, "httproutes", False, values["serving"]["canary"]["enabled"]),
+        ("scheduling.k8s.io", "priorityclasses", True, values["priorityClasses"]["enabled"]),
         (MONITORING, "servicemonitors", False, monitoring["serviceMonitor"]["enabled"]),
         (MONITORING, "podmonitors", False, monitoring["serviceMonitor"]["enabled"]),
         (MONITORING, "prometheusrules", False, monitoring["prometheusRule"]["enabled"]),
@@ -225,15 +233,17 @@ def _installing(values: Json) -> list[Right]:
 
 def _operating() -> list[Right]:
     """What the operator's account must be allowed to do; the chart's Role, as single questions."""
-    ours = [(item.group, item.plural) for item in RESOURCES]
-    rights = [Right(verb, group, plural) for group, plural in ours for verb in ("get", "list", "watch")]
-    rights += [Right("patch", group, plural, subresource="status") for group, plural in ours]
-    rights += [
-        Right(verb, ours[0][0], plural) for plural in ("ingestionruns", "datasetversions") for verb in ("create",)
+    group = RESOURCES[0].group
+    watched = [item.plural for item in RESOURCES]
+    own = ("ingestionruns", "datasetversions", "passingdecisions")
+    return [
+        *(Right(verb, group, plural) for plural in watched for verb in ("list", "watch")),
+        *(Right("patch", group, plural, subresource="status") for plural in watched),
+        *(Right("create", group, plural) for plural in own),
+        *(Right(verb, "batch", "jobs") for verb in ("list", "watch", "create", "delete")),
+        Right("create", "coordination.k8s.io", "leases"),
+        Right("create", "", "events"),
     ]
-    rights += [Right(verb, "batch", "jobs") for verb in ("list", "watch", "create", "delete")]
-    rights += [Right("create", "coordination.k8s.io", "leases"), Right("create", "", "events")]
-    return rights
 
 
 # What the operator's account must not be able to do: a Role that grants it is another than the chart's.
