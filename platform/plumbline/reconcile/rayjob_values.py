@@ -92,13 +92,15 @@ def stores_of(values: Values, release: str, work: Work) -> JobSettings:
     )
     on_disk = not (secret and url)
     places = (("AWS_ENDPOINT_URL", "endpoint"), ("AWS_DEFAULT_REGION", "region"))
-    keys = tuple(key for key in values.get("secretKeys") or () if key == TENANT_KEY)
+    # As the chart has it: a ledger on a server has the tenant key in its own secret unless another secret is named.
+    keyed = _text(values, "existingSecret")
+    keys = tuple(key for key in values.get("secretKeys") or () if key == TENANT_KEY) if keyed else (TENANT_KEY,)
     made = JobSettings(
         image="",
         service_account="",
         ledger_secret=secret,
         ledger_key=_text(values, "ledger", "secretKey") or "url",
-        secret=_text(values, "existingSecret") if work is BACKFILL else "",
+        secret=(keyed or secret) if work is BACKFILL else "",
         secret_keys=keys,
     )
     if work.trains:  # the policy is recorded, nothing else: no blob is read or written
