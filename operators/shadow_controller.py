@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from plumbline.stores import Ledger
 logger = logging.getLogger("plumbline.operator")
 PATIENCE = aiohttp.ClientTimeout(total=2.0)  # a monitor that hangs must not keep the queue from others
 MOST_BYTES = 4 << 20
+FRESH_SECONDS = 5.0  # counts of a busy router differ at each look, and a status that is written is looked at again
 
 
 class ShadowController(Controller):
@@ -38,6 +40,7 @@ class ShadowController(Controller):
     ) -> None:
         super().__init__(api, observer, leads)
         self.jobs = jobs
+        self._said: dict[str, tuple[float, ShadowStatus | None]] = {}
 
     async def look(self, namespace: str, name: str) -> bool:
         """False when there is no such evaluation any more: its Jobs go with it."""
@@ -49,7 +52,8 @@ class ShadowController(Controller):
         spec = shadow_objects.evaluation_spec(evaluation)
         seen = await asyncio.to_thread(read, self.observer.ledger, shadow_objects.evaluation_key(evaluation), spec)
         if spec.live:
-            seen = dataclasses.replace(seen, monitor=await monitor(evaluation["spec"]["source"]["live"]["monitor"]))
+            said = await self._monitor(evaluation["spec"]["source"]["live"]["monitor"])
+            seen = dataclasses.replace(seen, monitor=said)
         else:
             running, failures, failed_at = shadow_objects.attempts(evaluation, jobs, dict(seen.steps))
             known = all(shadow_objects.endpoints(evaluation, self.jobs))
@@ -63,6 +67,14 @@ class ShadowController(Controller):
         status = shadow_objects.evaluation_status(evaluation, spec, seen, decision, now=now)
         await self.report(evaluation, status, told, now)
         return True
+
+    async def _monitor(self, url: str) -> ShadowStatus | None:
+        """What a monitor says, asked for every few seconds at most; silence is remembered as long."""
+        now = time.monotonic()
+        self._said = {known: said for known, said in self._said.items() if now - said[0] < FRESH_SECONDS}
+        if url not in self._said:
+            self._said[url] = (now, await monitor(url))
+        return self._said[url][1]
 
     async def _start(self, action: StartStep, evaluation: Json) -> None:
         job = shadow_objects.step_job(action, evaluation, self.jobs)

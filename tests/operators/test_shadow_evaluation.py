@@ -30,11 +30,11 @@ from plumbline.policies.files import describe, write_manifest
 from plumbline.policies.local import LocalPolicy
 from plumbline.records import DecoderSettings, digest_of
 from plumbline.serving import PredictorProcess, wait_all
-from plumbline.shadow import Experiment, Spool
+from plumbline.shadow import Spool
 from plumbline.shadow.monitor import Monitor
-from plumbline.shadow.observed import Labels
 from plumbline.shadow.planning import make_plan
 from plumbline.sockets import listen
+from shadow.simulated import ALIGNED, EXPERIMENT, REFERENCE, fill, labels, seen
 
 WORDS = "what does the unmistakable word in this request mean"
 STEPS = ["aa", "plan", "pairs", "verdict"]
@@ -238,7 +238,8 @@ def test_a_live_one_shows_what_its_router_says_and_one_that_hangs_holds_up_nobod
             for i in range(5):  # more than the queue looks at at once
                 spec = spec_of(legs, source={"live": {"monitor": silent}}, experiment=f"silent-{i}")
                 await cluster.create(EVALUATIONS, "ShadowEvaluation", f"silent-{i}", spec)
-            live = spec_of(legs, experiment="live", source={"live": {"monitor": watched.url}})
+            both = {"reference": REFERENCE, "aligned": ALIGNED}
+            live = spec_of(legs, experiment="e", source={"live": {"monitor": watched.url}}, **both)
             await cluster.create(EVALUATIONS, "ShadowEvaluation", "first", live)
             async with operator(cluster, desk) as running:
                 await until(lambda: phase(cluster) == "Watching", "a look", running.log)
@@ -250,6 +251,15 @@ def test_a_live_one_shows_what_its_router_says_and_one_that_hangs_holds_up_nobod
                     "what is not known",
                     running.log,
                 )
+                fill(watched.spool, [seen(i, "comply", "comply") for i in range(40)], shed=[(0, "deadline")])
+                await until(lambda: condition(cluster, "Comparable") == ("True", "SamePolicies"), "pairs", running.log)
+                shown = cluster.one(EVALUATIONS, "first")["status"]
+                assert (shown["spooled"], shown["paired"], shown["shed"]) == (40, 39, {"deadline": 1})
+                written = cluster.emulator.patched.count(("shadowevaluations", "first"))
+                for i in range(40, 240):  # a busy router: another count at every look
+                    fill(watched.spool, [seen(i, "comply", "comply")])
+                    await asyncio.sleep(0.01)
+                assert cluster.emulator.patched.count(("shadowevaluations", "first")) <= written + 2
                 watched.spool.trip("complaints about Mrs Doe")
                 await until(lambda: phase(cluster) == "Stopped", "the kill switch", running.log)
                 assert condition(cluster, "KillSwitch") == ("True", "Thrown")
@@ -265,12 +275,11 @@ class Watched:
     def __init__(self, folder: Path) -> None:
         import uvicorn
 
-        self.spool = Spool(folder, Experiment(name="live", salt="grain"))
-        labels = Labels(lambda words: "comply")
+        self.spool = Spool(folder, EXPERIMENT)
         plan = make_plan({"benign_refusal": 0.05, "harmful_compliance": 0.05})
         bound = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        app = Monitor(self.spool, Metrics(), labels, plan, every_s=0.2, max_age_s=0.0)
+        app = Monitor(self.spool, Metrics(), labels(), plan, every_s=0.2, max_age_s=0.0)
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", access_log=False))
         self.thread = threading.Thread(target=self.server.run, args=([bound],), daemon=True)
 

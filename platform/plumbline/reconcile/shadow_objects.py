@@ -1,8 +1,9 @@
 """A ShadowEvaluation in Kubernetes: its Jobs, their names, and its status. Pure, like `kubernetes.py`.
 
 A step is a Job of `plumb shadow evaluate STEP`, which belongs to the evaluation and goes with it. Its name is a
-function of the object's identity, its step and the attempt, so that making it twice is answered 409. The status is a projection
-of what the steps reported to the ledger and of the verdict there; a live evaluation's is its router's word besides.
+function of the object's identity, its step and the attempt, so that making it twice is answered 409. The status is a
+projection of what the steps reported to the ledger and of the verdict there; a live evaluation's is its router's word
+besides.
 """
 
 from collections.abc import Sequence
