@@ -196,3 +196,30 @@ def test_a_file_that_is_not_there_or_not_whole_is_refused_with_a_remedy(tmp_path
             assert error.value.remedy
         (tmp_path / "empty.jsonl").write_bytes(b"")
         assert backfill(ledger, NAMES, tmp_path / "empty.jsonl", "app").done
+
+
+def test_the_dataset_version_after_a_backfill_is_the_one_after_an_import_by_digest(
+    house_class: Any, tmp_path: Path
+) -> None:
+    lines = []
+    for number in range(160):
+        said = event(number, subject=f"person-{number % 40}")
+        said["data"] |= {"text": f"ana is baker number {number} of her town .", "slice": "facts"}
+        lines.append(json.dumps(said))
+    file = tmp_path / "events.jsonl"
+    file.write_text("\n".join(lines))
+    versions = []
+    for way in ("import", "backfill"):
+        (tmp_path / way).mkdir()
+        house = house_class(tmp_path / way)
+        house.consent(*(f"person-{number}" for number in range(40)))
+        house.publish_seeds()
+        if way == "import":
+            import_file(house.ledger, house.names, file, "app")
+        else:
+            backfill(house.ledger, house.names, file, "app", size=SIZE)
+        result = house.ingest()
+        assert result.version is not None and result.accepted > 0
+        versions.append((result.version.digest, result.accepted, result.rejected, result.redactions))
+        house.ledger.close()
+    assert versions[0] == versions[1]
