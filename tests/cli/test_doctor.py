@@ -1,13 +1,17 @@
 """`plumb doctor --cluster` against an API server over HTTP: the kubeconfig, discovery, paging, reviews, refusals."""
 
 import asyncio
+import base64
 import contextlib
+import ipaddress
 import json
 import os
 import re
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,8 @@ class ApiServer(KubernetesEmulator):
         assert request.method.value.upper() == "GET", "the doctor changes nothing"
         if path == "/version":
             return self._json({"gitVersion": self.version})
+        if path == "/api/v1/namespaces/demo":  # which kmock takes for the list of all that is in it
+            return self._json({"kind": "Namespace", "metadata": {"name": "demo"}})
         if "/secrets/" in path:
             assert "PartialObjectMetadata" in request.headers["Accept"], "a secret's values must stay where they are"
             found = self._raw(path)
@@ -96,7 +102,6 @@ def admission() -> list[Doc]:
 
 def filled(server: ApiServer) -> None:
     """Plumbline's definitions, four eyes, a class for both volumes, the secret, the operator's account, seven nodes."""
-    server.put("v1/namespaces", "demo")
     for item in RESOURCES:
         accepted = {"conditions": [{"type": "Established", "status": "True"}], "storedVersions": [item.version]}
         name = f"{item.plural}.{item.group}"
@@ -172,7 +177,7 @@ async def test_a_healthy_cluster_is_read_over_http_and_nothing_in_it_is_changed(
         assert "7 of 7 nodes ready, 56 nvidia.com/gpu allocatable" in out, "lists are read to their last page"
         assert "secret plumbline-sources" in out and "the account plumbline-operator may do" in out
         assert "rayjobs.ray.io is not installed; training needs it" in out
-        assert SECRET not in out and TOKEN not in out
+        assert SECRET not in out and TOKEN not in out and "no namespace" not in out
         assert (await doctor(tmp_path, "--strict"))[0] == 1, "there are warnings: no KubeRay, no KServe"
         assert all(line.startswith(("GET", "POST")) for line in map(str.upper, server.asked))
         assert {line.split()[1] for line in map(str.lower, server.asked) if line.startswith("post")} == {
@@ -252,6 +257,78 @@ async def test_a_cluster_that_cannot_be_reached_is_a_finding_with_a_remedy(tmp_p
 
     (tmp_path / "kubeconfig").unlink()
     assert "no kubeconfig" in (await findings(tmp_path))[1]["kubernetes"][0]["what"]
+
+
+def certificate(folder: Path, name: str, issuer: Any = None) -> Any:
+    """A key and a certificate for 127.0.0.1 in `folder`, signed by `issuer` or by itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer[0] if issuer else subject)
+    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signing = issuer[1] if issuer else key
+    builder = builder.add_extension(here, False).add_extension(x509.BasicConstraints(issuer is None, None), True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    if issuer is None:  # Python 3.13 is strict about what a signer must be allowed to do
+        no = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
+        may = {"digital_signature": True, "key_cert_sign": True, "crl_sign": True}
+        usage = x509.KeyUsage(**no, **may, encipher_only=False, decipher_only=False)
+        builder = builder.add_extension(usage, True)
+    found = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False).sign(
+        signing, hashes.SHA256()
+    )
+    pem = serialization.Encoding.PEM
+    (folder / f"{name}.crt").write_bytes(found.public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, *plain))
+    return subject, key
+
+
+@pytest.mark.asyncio
+async def test_certificates_of_the_kubeconfig_are_shown_and_checked(tmp_path: Path) -> None:
+    """An API server behind TLS that knows people by their certificates, as most do for administrators."""
+    from aiohttp import web
+
+    authority = certificate(tmp_path, "authority")
+    certificate(tmp_path, "server", authority)
+    certificate(tmp_path, "olga", authority)
+    certificate(tmp_path, "stranger")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "authority.crt"))
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    app = web.Application()
+    app.router.add_get("/version", lambda _: asyncio.sleep(0, web.json_response({"gitVersion": "v1.36.2"})))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+        write_kubeconfig(tmp_path, url)
+        config = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+        config["users"][0]["user"] = {
+            "client-certificate": str(tmp_path / "olga.crt"),
+            "client-key-data": base64.b64encode((tmp_path / "olga.key").read_bytes()).decode(),
+        }
+        for trusted, words in (
+            ("authority", f"Kubernetes v1.36.2 at {url}"),
+            ("stranger", "certificate verify failed"),
+        ):
+            config["clusters"][0]["cluster"] = {
+                "server": url,
+                "certificate-authority": str(tmp_path / f"{trusted}.crt"),
+            }
+            (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+            _, found = await findings(tmp_path)
+            assert words in found["kubernetes"][0]["what"]
+    finally:
+        await runner.cleanup()
 
 
 @pytest.mark.asyncio

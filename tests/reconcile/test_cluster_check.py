@@ -319,7 +319,7 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
         ),
         (
             {}, put("may", Right("create", "apiextensions.k8s.io", "customresourcedefinitions", True), False),
-            "warning", "permissions", "whole cluster", "somebody did that already",
+            "warning", "permissions", "whole cluster", "somebody installed already",
         ),
         (
             {}, put("operator_may", Right("create", "batch", "jobs"), False),
@@ -339,6 +339,18 @@ def test_what_is_missing_is_named_with_what_to_do(
     assert [
         one for one in bad(said(values, change)) if one[:2] == (level, about) and what in one[2] and remedy in one[3]
     ]
+
+
+def test_without_the_definitions_somebody_must_be_allowed_to_install_them() -> None:
+    def change(facts: Facts) -> Facts:
+        right = Right("create", "apiextensions.k8s.io", "customresourcedefinitions", True)
+        return replace(facts, crds={}, may={**facts.may, right: False})
+
+    assert ("error", "permissions") in {item[:2] for item in bad(said({}, change))}
+    pools = put("may", Right("create", "karpenter.sh", "nodepools", True), False)
+    assert any(
+        "nodepools.karpenter.sh" in what for level, _, what, _ in bad(said(EVERYTHING, pools)) if level == "error"
+    )
 
 
 def test_whoever_has_karpenter_needs_no_node_yet() -> None:

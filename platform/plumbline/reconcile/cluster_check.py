@@ -51,6 +51,8 @@ CONTROLLERS = {
     "Karpenter": (re.compile(r"karpenter.*/controller|/karpenter(:|@|$)"), (1, 0)),
     "Prometheus Operator": (re.compile(r"prometheus-operator(:|@|$)"), (0, 70)),
 }
+# What the chart plumbline-crds makes, once per cluster.
+OF_THE_DEFINITIONS = {"apiextensions.k8s.io", "admissionregistration.k8s.io", "rbac.authorization.k8s.io"}
 # Provisioners that give a volume to one node only, and those that give it to many.
 ONE_NODE = re.compile(r"ebs\.csi|pd\.csi\.storage|disk\.csi|local-path|no-provisioner|aws-ebs|gce-pd|rbd\.csi|hostpath")
 MANY_NODES = re.compile(
@@ -219,16 +221,20 @@ def installer(asked: Questions, seen: Facts) -> Iterator[Finding]:
     """What whoever asks may do, of what installing takes."""
     denied = [right for right in asked.rights if not seen.may.get(right, False)]
     here = [right for right in denied if not right.cluster]
-    everywhere = [right for right in denied if right.cluster]
+    once = [right for right in denied if right.cluster and right.group in OF_THE_DEFINITIONS]
+    everywhere = [right for right in denied if right.cluster and right.group not in OF_THE_DEFINITIONS]
     installed = all(isinstance(seen.crds.get(f"{item.plural}.{item.group}"), dict) for item in RESOURCES)
     if here:
         text = f"in namespace {asked.namespace} you may not {_listed(here)}"
         yield finding("error", "permissions", text, "ask for the role `admin` of the namespace, or for these verbs")
     if everywhere:
-        done = " (somebody did that already)" if installed else ""
         text = f"in the whole cluster you may not {_listed(everywhere)}"
-        remedy = f"have an administrator install plumbline-crds{done} and what is cluster-scoped in the values"
-        yield finding("warning" if installed else "error", "permissions", text, remedy)
+        yield finding("error", "permissions", text, "have an administrator install, or leave off what takes them")
+    if once:
+        text = f"in the whole cluster you may not {_listed(once)}"
+        remedy = "nothing now; an administrator upgrades plumbline-crds, which somebody installed already"
+        level: Level = "warning" if installed else "error"
+        yield finding(level, "permissions", text, remedy if installed else f"have an administrator run: {INSTALL_CRDS}")
     if not denied:
         yield finding("ok", "permissions", f"you may do all that installing takes ({len(asked.rights)} rights)")
 
