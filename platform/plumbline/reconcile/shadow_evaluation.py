@@ -72,6 +72,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the ledger that says who consents could not be asked",
         "see that the ledger can be reached, or say in spec.source.requests.consentedBy who vouches",
     ),
+    "NoPairs": (
+        "no request became a pair",
+        "see in status.shed why: without consentedBy nobody is asked about whom the ledger has no consent for",
+    ),
     "OtherPolicies": (
         "the answers came from other policies than the spec names",
         "make a new ShadowEvaluation; a verdict about other policies is not shown as this one's",

@@ -157,6 +157,12 @@ class Steps:
             alike = self._result(plan or self._guess())
             with contextlib.closing(Spool.existing(self.task.folder / "pairs")) as spool:
                 found = shadow_verdict(spool, labels, aa=alike)
+        if not found.n:
+            raise Refused(KILLED if found.tripped is not None else "NoPairs") from PlumblineError(
+                f"no request of {self.task.experiment} became a pair",
+                consequence="there is nothing to decide from",
+                remedy="see what was shed, by reason: `plumb shadow status`",
+            )
         said = self.ledger.releases.settle_shadow(found)
         if (said.reference, said.aligned) != (self.task.reference, self.task.aligned):
             raise Refused("OtherPolicies") from PlumblineError(
