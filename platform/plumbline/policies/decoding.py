@@ -31,7 +31,7 @@ SLOTS = {"cpu": 64, "cuda": 256}
 READ = {"cpu": 512, "cuda": 8192}  # prompt tokens in one forward pass
 ROWS = 16
 KEYS = 32
-COLDEST = 1e-5  # temperatures below it leave float32
+COLDEST = 1e-5  # temperatures below it leave float32, so they are greedy
 LADDER = (4, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -179,28 +179,22 @@ def _pairs(cache: DynamicCache) -> list[Pair]:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def choose(
+def draw(
     logits: torch.Tensor, decoders: Sequence[DecoderSettings], generators: Sequence[torch.Generator | None]
 ) -> list[int]:
-    """The next token of each row of logits [rows, vocabulary]: the likeliest, or drawn at its decoder's temperature
-    from its nucleus (Holtzman et al. 2020), by the row's own generator. Below COLDEST it is the likeliest, too."""
-    found = [int(i) for i in logits.float().argmax(-1).tolist()]
-    sampled = [row for row, decoder in enumerate(decoders) if decoder.temperature >= COLDEST]
-    if not sampled:
-        return found
-    temperatures = torch.tensor([[decoders[row].temperature] for row in sampled])
-    probabilities = torch.softmax(logits[sampled].float().cpu() / temperatures, -1)
-    nuclei = [n for n, row in enumerate(sampled) if decoders[row].top_p < 1]
+    """The next token of each row of logits [rows, vocabulary], drawn at its decoder's temperature from its nucleus
+    (Holtzman et al. 2020), by the row's own generator."""
+    temperatures = torch.tensor([[decoder.temperature] for decoder in decoders])
+    probabilities = torch.softmax(logits.float().cpu() / temperatures, -1)
+    nuclei = [row for row, decoder in enumerate(decoders) if decoder.top_p < 1]
     if nuclei:
         ordered, places = probabilities[nuclei].sort(-1, descending=True)
-        limits = torch.tensor([[decoders[sampled[n]].top_p] for n in nuclei])
+        limits = torch.tensor([[decoders[row].top_p] for row in nuclei])
         beyond = (ordered.cumsum(-1) - ordered) >= limits
         beyond[:, 0] = False  # the likeliest is always one of them
         ordered[beyond] = 0
         probabilities[nuclei] = torch.zeros_like(ordered).scatter(-1, places, ordered)
-    for row, mine in zip(sampled, probabilities, strict=True):
-        found[row] = int(torch.multinomial(mine, 1, generator=generators[row]))
-    return found
+    return [int(torch.multinomial(p, 1, generator=own)) for p, own in zip(probabilities, generators, strict=True)]
 
 
 def try_out(model: Any, treated: bool) -> Shapes | None:

@@ -11,6 +11,7 @@ token have no slots: prompts of equal length that wait together are a group, and
 Limits: a prompt is read in one pass, so a long one holds up its neighbours for as long as that takes.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from transformers import DynamicCache
 
 from plumbline.policies import decoding
 from plumbline.policies.base import Completion
-from plumbline.policies.decoding import READ, ROWS, SLOTS, Shapes, SlotCache, up_to
+from plumbline.policies.decoding import COLDEST, READ, ROWS, SLOTS, Shapes, SlotCache, up_to
 from plumbline.policies.lean import Lean, Pair
 from plumbline.policies.scoring import bucket
 from plumbline.records import DecoderSettings, Finish
@@ -69,15 +70,20 @@ class Answer:
         return self.finish is not None
 
     @property
+    def drawn(self) -> bool:
+        """Whether tokens are drawn; otherwise each is the likeliest."""
+        return self.decoder.temperature >= COLDEST
+
+    @property
     def room(self) -> int:
         return len(self.ids) + self.decoder.max_tokens
 
-    def take(self, token: int, logits: torch.Tensor, stop_ids: frozenset[int], read: Read) -> None:
-        """Add the token that was chosen from these logits [vocabulary]."""
+    def take(self, token: int, logits: torch.Tensor | None, stop_ids: frozenset[int], read: Read) -> None:
+        """Add a token; `logits` [vocabulary], from which it was chosen, are needed where something is noted."""
         if token in stop_ids:
             return self._end("stop", read)
         self.tokens.append(token)
-        if self.top is not None:
+        if self.top is not None and logits is not None:
             self.logprobs.append(_noted(token, logits, self.top))
             self._starts.append(len(self.text or ""))
         if self.aloud or self.decoder.stop:
@@ -292,16 +298,20 @@ class Engine:
 
     def _choose(self, answers: Sequence[Answer], logits: torch.Tensor) -> list[int]:
         """The next token of each; what it says is noted. An answer whose logits are no numbers ends in an error."""
-        tokens = [0] * len(answers)
-        wrong = (~torch.isfinite(logits.amax(-1))).tolist()
-        right = [row for row, bad in enumerate(wrong) if not bad and not answers[row].ended]
-        some = logits if len(right) == len(logits) else logits[right]
-        chosen = decoding.choose(some, [answers[r].decoder for r in right], [answers[r].generator for r in right])
-        for row, token in zip(right, chosen, strict=True):
-            tokens[row] = token
-            answers[row].take(token, logits[row], self.stop_ids, self.read)
-        for answer, bad in zip(answers, wrong, strict=True):
-            if bad and not answer.ended:
+        best = logits.max(-1)
+        tokens, right = best.indices.tolist(), [math.isfinite(value) for value in best.values.tolist()]
+        drawn = [row for row, answer in enumerate(answers) if right[row] and not answer.ended and answer.drawn]
+        if drawn:
+            decoders, generators = [answers[row].decoder for row in drawn], [answers[row].generator for row in drawn]
+            for row, token in zip(drawn, decoding.draw(logits[drawn], decoders, generators), strict=True):
+                tokens[row] = token
+        for row, answer in enumerate(answers):
+            if answer.ended:
+                continue
+            if right[row]:
+                noted = logits[row] if answer.top is not None else None
+                answer.take(tokens[row], noted, self.stop_ids, self.read)
+            else:
                 answer.text, answer.finish = "", "error"
         return tokens
 

@@ -33,13 +33,15 @@ class Api:
         router = APIRouter(include_in_schema=False)
         for prefix in PREFIXES:
             for path, route, methods in (
-                (f"{prefix}/chat/completions", self.chat, ["POST"]),
-                (f"{prefix}/completions", self.complete, ["POST"]),
                 (f"{prefix}/models", self.list_models, ["GET", "HEAD"]),
                 (f"{prefix}/models/{{name}}", self.one_model, ["GET", "HEAD"]),
             ):
                 router.add_api_route(path, route, methods=methods, response_model=None)
                 router.add_api_route(path, _options(methods), methods=["OPTIONS"], response_model=None)
+            for path, asked in ((f"{prefix}/chat/completions", self.chat), (f"{prefix}/completions", self.complete)):
+                # Starlette's plain routes: FastAPI would look for dependencies at each request
+                router.add_route(path, asked, ["POST"], include_in_schema=False)
+                router.add_route(path, _options(["POST"]), ["OPTIONS"], include_in_schema=False)
         router.add_api_route("/v2/health/ready", self.ready, methods=["GET", "HEAD"], response_model=None)
         for action in ("load", "unload"):
             path = f"/v2/repository/models/{{name}}/{action}"
@@ -208,7 +210,7 @@ async def _hung_up(request: Request) -> None:
 
 
 def _options(methods: list[str]) -> Any:
-    async def options() -> Response:
+    async def options(_: Request) -> Response:
         return Response(status_code=204, headers={"allow": ", ".join([*methods, "OPTIONS"])})
 
     return options
