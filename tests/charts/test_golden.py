@@ -6,7 +6,7 @@ from collections.abc import Callable
 from chart_tools import SETUPS, Doc
 from golden import FOLDER, files
 
-HOW = "if this is what you meant: python tests/charts/golden.py, and read the diff"
+HOW = "if this is what you meant: make golden, and read the diff"
 
 
 def test_the_rendered_objects_are_those_that_were_reviewed(render: Callable[..., list[Doc]]) -> None:
