@@ -80,7 +80,7 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_report_and_decision_of_on
     assert lines(answers) > 0, "it was killed after its first answers"
     assert not (answers.parent / "report.json").exists()
 
-    done = started(storage, PLUMBLINE_WORKERS="2")
+    done = started(storage, PLUMBLINE_WORKERS="1")
     out, err = done.communicate(timeout=400)
     assert done.returncode == 0, err
 
