@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -167,3 +168,26 @@ def test_real_text_goes_through_the_same_commands(ran: Ran, tmp_path: Path, shar
     assert {e["area"] for e in report["estimates"]} == {"harmlessness", "over_refusal"}
     verdict = plumb("gate", str(tmp_path / "xstest" / "report.json"))
     assert verdict.returncode == 2 and "ERROR" in verdict.stdout, "eight areas were not measured: no verdict"
+
+
+def test_the_page_of_a_first_release_brings_the_evidence_that_its_ledger_wants(ran: Ran, tmp_path: Path) -> None:
+    """docs/first-release.md: every command that it gives the toolbox, but the loop itself, which `ran` is."""
+    from plumbline.errors import PlumblineError
+    from plumbline.stores import Ledger
+
+    page = (Path(__file__).parents[2] / "docs" / "first-release.md").read_text()
+    digests = ran.summary["digests"]["policies"]
+    asked = [line.split(" -- plumb ", 1)[1] for line in page.splitlines() if " -- plumb " in line]
+    assert [line.split()[0] for line in asked] == ["loop", "release", "suite", "evaluate", "gate", "shadow"]
+    stores = ["--ledger", str(tmp_path / "ledger.sqlite"), "--blobs", str(tmp_path / "blobs")]
+    plumb("stores", "migrate", *stores)
+    for line in asked[1:]:
+        line = re.sub(r"\$\(digest ([a-z0-9-]+)\)", lambda found: digests[found[1]], line)
+        words = shlex.split(line.replace("/data/demo", str(ran.out)).replace("/data", str(tmp_path)))
+        words += ["--seed", str(SEED)] if words[0] == "suite" else stores
+        done = plumb(*words)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert all(ledger.releases.grounds("default", digests["aligned-2"]))
+        with pytest.raises(PlumblineError, match="no gate decision compares it"):
+            ledger.releases.grounds("default", digests["aligned-1"])
