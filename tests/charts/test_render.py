@@ -1,18 +1,12 @@
-"""Everything the charts render is valid, strictly, for every setup in charts/plumbline/ci."""
+"""Every setup in charts/plumbline/ci lints and renders; schemas are test_schemas.py's, but for kinds without one."""
 
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import kubernetes_validate
-import pytest
-from chart_tools import CHART, CHARTS, CRDS, SETUPS, Doc, problems
+from chart_tools import CHART, CHARTS, SETUPS, Doc
 
 Helm = Callable[..., "subprocess.CompletedProcess[str]"]
-FOREIGN = {
-    "RayJob": "rayjobs.ray.io.yaml",
-    "InferenceService": "inferenceservices.serving.kserve.io.yaml",
-}
 
 # Kinds whose definitions are not at hand: the fields that this chart may use, after their published APIs.
 # monitoring.coreos.com/v1, karpenter.sh/v1, kueue.x-k8s.io/v1beta1 and v1beta2, gateway.networking.k8s.io/v1.
@@ -80,36 +74,10 @@ def test_there_are_setups_enough_to_render_every_template(render: Callable[..., 
     kinds = {doc["kind"] for setup in SETUPS for doc in render(setup)}
     assert kinds >= {
         "Deployment", "StatefulSet", "Service", "ServiceAccount", "Role", "RoleBinding", "ConfigMap",
-        "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", "Job", "CronJob", "Pod", *FOREIGN, *SHAPES,
+        "PersistentVolumeClaim", "NetworkPolicy", "PodDisruptionBudget", "Job", "CronJob", "Pod",
+        "RayJob", "InferenceService", *SHAPES,
     }  # fmt: skip
     assert len(SETUPS) >= 8
-
-
-@pytest.mark.parametrize("version", ["1.30", "1.36", kubernetes_validate.latest_version()])
-def test_kubernetes_objects_validate_strictly(render: Callable[..., list[Doc]], setup: str, version: str) -> None:
-    for doc in render(setup):
-        if doc["kind"] not in FOREIGN and doc["kind"] not in SHAPES:
-            kubernetes_validate.validate(doc, version, strict=True)
-
-
-@pytest.mark.parametrize("kind", sorted(FOREIGN))
-def test_rayjobs_and_inferenceservices_validate_strictly(render: Callable[..., list[Doc]], kind: str) -> None:
-    path = CRDS / FOREIGN[kind]
-    if not path.is_file():
-        pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
-    found = [doc for setup in SETUPS for doc in render(setup) if doc["kind"] == kind]
-    assert found
-    for doc in found:
-        assert problems(doc, path) == []
-
-
-def test_the_strict_validator_would_find_a_mistake(render: Callable[..., list[Doc]]) -> None:
-    path = CRDS / FOREIGN["RayJob"]
-    if not path.is_file():
-        pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
-    doc = next(doc for doc in render("gpu-pools") if doc["kind"] == "RayJob")
-    for mistake in ({"entrypoint": ["python"]}, {"shutDownAfterJobFinishes": True}, {"backoffLimit": "2"}):
-        assert problems({**doc, "spec": {**doc["spec"], **mistake}}, path)
 
 
 def test_other_kinds_use_only_published_fields(render: Callable[..., list[Doc]], setup: str) -> None:

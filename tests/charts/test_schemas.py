@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +23,9 @@ DEFINED = {
     "RayJob": "rayjobs.ray.io.yaml",
     "InferenceService": "inferenceservices.serving.kserve.io.yaml",
 }
-# Groups whose definitions no package carries: test_render.py holds their objects to a list of published fields.
-LISTED = {"monitoring.coreos.com", "karpenter.sh", "kueue.x-k8s.io", "gateway.networking.k8s.io"}
+# Groups whose definitions nobody has at hand: test_render.py holds their objects to a list of published fields.
+PUBLISHED = {"monitoring.coreos.com", "karpenter.sh", "gateway.networking.k8s.io"}
+LISTED = {*PUBLISHED, "kueue.x-k8s.io"}
 WRITTEN = sorted([*(REPO / "jobs").glob("*.yaml"), *(CHART / "examples").glob("*.yaml")])
 
 
@@ -69,6 +71,35 @@ def test_kinds_of_kuberay_and_kserve_are_valid_and_have_no_unknown_field(everyth
     found = [doc for doc in everything if doc["kind"] == kind]
     assert found
     assert [said for doc in found for said in problems_with_definition(doc, path)] == []
+
+
+def test_a_mistake_in_a_rayjob_is_found(render: Render) -> None:
+    path = CRDS / DEFINED["RayJob"]
+    if not path.is_file():
+        pytest.skip(f"the definition {path.name} is not beside the repository (shared/crds)")
+    doc = next(doc for doc in render("gpu-pools") if doc["kind"] == "RayJob")
+    for mistake in ({"entrypoint": ["python"]}, {"shutDownAfterJobFinishes": True}, {"backoffLimit": "2"}):
+        assert problems_with_definition({**doc, "spec": {**doc["spec"], **mistake}}, path)
+
+
+def published(docs: list[Doc]) -> list[str]:
+    modules, node = REPO / ".tools" / "node_modules", shutil.which("node")
+    if node is None or not (modules / "@kubernetes-models" / "gateway-api").is_dir():
+        pytest.skip("node or the packages @kubernetes-models are not here; `make tools` fetches the packages")
+    command = [node, str(REPO / "tests" / "charts" / "published.mjs"), str(modules)]
+    done = subprocess.run(command, input=json.dumps(docs), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\n")[:-1]
+
+
+def test_kinds_of_prometheus_karpenter_and_the_gateway_have_the_published_types(everything: list[Doc]) -> None:
+    """Types, enumerations and required fields; unknown fields are test_render.py's, by lists."""
+    found = [doc for doc in everything if group(doc) in PUBLISHED]
+    assert {doc["kind"] for doc in found} == {"ServiceMonitor", "PodMonitor", "PrometheusRule", "NodePool", "HTTPRoute"}
+    said = published(found)
+    assert len(said) == len(found) and set(said) == {""}, [line for line in said if line]
+    bad = [{**copy.deepcopy(doc), "spec": {"groups": 1, "rules": 1, "template": 1}} for doc in found]
+    assert "" not in published(bad)
 
 
 def test_our_own_kinds_are_valid_and_have_no_unknown_field(everything: list[Doc]) -> None:
