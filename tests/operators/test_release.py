@@ -1,6 +1,7 @@
 """Releases as objects: refused by admission, checked again by the operator, and moved once for each request."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,17 @@ def test_without_its_guard_or_its_ledger_nothing_moves_and_the_list_is_the_opera
             await cluster.delete(PASSING, "plumbline")
             await until(lambda: may_move(cluster) == [REFERENCE], "the list comes back", running.log)
 
-            kept = desk.ledger_path.read_bytes()
+            kept = tmp_path / "kept.sqlite"
+            with sqlite3.connect(desk.ledger_path) as now, sqlite3.connect(kept) as copy:
+                now.backup(copy)  # the file alone lacks what is still in its log
             desk.ledger_path.write_bytes(b"no database" * 100)
             await until(lambda: not cluster.one(PASSING, "plumbline")["spec"]["readable"], "an empty list", running.log)
             assert cluster.one(PASSING, "plumbline")["spec"]["releases"] == []
             assert "could not read the ledger" in await denied(ask(cluster, REFERENCE, reason="GoBack"))
             assert phase(cluster) == ("Released", 1), "what was said stands"
-            desk.ledger_path.write_bytes(kept)
+            for beside in ("-wal", "-shm"):
+                desk.ledger_path.with_name(desk.ledger_path.name + beside).unlink(missing_ok=True)
+            kept.replace(desk.ledger_path)
             await until(lambda: may_move(cluster) == [REFERENCE], "the list", running.log)
 
     tell(tmp_path, story, guarded=False)
