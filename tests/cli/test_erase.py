@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def on_disk() -> list[Path]:
     return [path for path in Path(".plumbline").rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 
+def record(number: str, subject: str) -> SpoolRecord:
+    said = Answer(text=f"it is {CANARY}", finish="stop", latency_ms=1.0)
+    return SpoolRecord(
+        request=number, experiment="e", session="x", subject=subject, messages=(say("user", CANARY),),
+        decoder=DecoderSettings(), answer=said,
+    )  # fmt: skip
+
+
 def test_one_call_withdraws_removes_and_erases(fed):
     assert on_disk()
     done = fed("erase", "ana", "--json").json
@@ -47,14 +56,8 @@ def test_one_call_withdraws_removes_and_erases(fed):
 
 def test_a_spool_that_is_named_is_erased_with_everything_else(fed):
     subject = fed("lineage", "subject", "ana", "--json").json["subject"]
-    said = Answer(text=f"it is {CANARY}", finish="stop", latency_ms=1.0)
     with contextlib.closing(Spool(Path("spool"), Experiment(name="e", salt="s"))) as spool:
-        for number, who in enumerate((subject, "s-" + "0" * 32)):
-            one = SpoolRecord(
-                request=str(number), experiment="e", session="x", subject=who, messages=(say("user", CANARY),),
-                decoder=DecoderSettings(), answer=said,
-            )  # fmt: skip
-            spool.append([one])
+        spool.append([record("1", subject), record("2", "s-" + "0" * 32)])
         assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 1
         assert (spool.counts().shed, spool.counts().pending) == ({"withdrawn": 1}, 1)
         assert fed("erase", "ana", "--spool", "spool", "--json").json["requests"] == 0
@@ -62,14 +65,9 @@ def test_a_spool_that_is_named_is_erased_with_everything_else(fed):
 
 def test_every_spool_below_a_folder_is_erased_with_them(fed):
     subject = fed("lineage", "subject", "ana", "--json").json["subject"]
-    said = Answer(text=f"it is {CANARY}", finish="stop", latency_ms=1.0)
     for name in ("first/aa", "first/pairs"):
         with contextlib.closing(Spool(Path("spools") / name, Experiment(name="e", salt="s"))) as spool:
-            one = SpoolRecord(
-                request="1", experiment="e", session="x", subject=subject, messages=(say("user", CANARY),),
-                decoder=DecoderSettings(), answer=said,
-            )  # fmt: skip
-            spool.append([one])
+            spool.append([record("1", subject)])
     assert fed("erase", "ana", "--spools-below", "nowhere", "--json").json["requests"] == 0
     assert fed("erase", "ana", "--spools-below", "spools", "--json").json["requests"] == 2
     assert on_disk() == []
@@ -161,3 +159,15 @@ def test_old_words_that_no_consent_covered_go_and_those_that_one_covered_stay(fe
 def test_a_length_of_time_that_is_none_erases_nothing(fed, age):
     assert fed("feedback", "retention", "--older-than", age).code == 2
     assert on_disk()
+
+
+def test_an_erasure_that_is_killed_in_the_ledger_has_left_no_words_in_a_spool(fed, monkeypatch):
+    """Nobody starts a call again for somebody who stands as erased, so what lies beside the ledger goes first."""
+    erasing = sys.modules["plumbline.feedback.erase"]
+    ana = fed("lineage", "subject", "ana", "--json").json["subject"]
+    fed("consent", "withdraw", "ana")
+    with contextlib.closing(Spool(Path("spool"), Experiment(name="e", salt="s"))) as spool:
+        spool.append([record("r1", ana)])
+        monkeypatch.setattr(erasing, "erase", lambda *given, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert fed("erase", "ana", "--withdrawn", "--spool", "spool").code == 130
+        assert (spool.counts().shed, spool.counts().pending) == ({"withdrawn": 1}, 0)

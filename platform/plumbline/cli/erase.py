@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plumbline.cli.options import as_json, open_blobs, open_ledger, print_json, stores, tenant_key
+from plumbline.cli.shadow import consent_for_evaluation
 
 if TYPE_CHECKING:
     from plumbline.feedback import ErasureResult
@@ -78,8 +79,11 @@ def erase(
     if identity is not None:
         identity = resolve_subject(store, identity)
         desk = ConsentDesk(store, tenant_key(ledger, store, identity=identity))
+        # Spools first where it may be: once the ledger says that somebody is erased, nobody starts a killed call again.
+        gone = [] if not spools or consent_for_evaluation(ledger)(desk.subject(identity)) else [desk.subject(identity)]
+        pairs = forget(spools, gone)
         done = erase_or_withdraw(store, kept, desk, identity, withdraw=not withdrawn, **recorded)
-        pairs = forget(spools, [done.subject])
+        pairs += forget(spools, [done.subject])
         shown = {**in_json(done, recorded["remediation"]), "requests": pairs}
         if not json_out:
             tell(done, recorded["remediation"], pairs)
