@@ -67,8 +67,8 @@ _SETTINGS = """
 
 
 class PostgreSQLDatabase(Database):
-    """The database that a `postgresql://` URL names, migrated unless it is wanted `as_it_is`. A connection that was lost
-    is made anew at the next use.
+    """The database that a `postgresql://` URL names, migrated unless it is wanted `as_it_is`. A connection that was
+    lost is made anew at the next use.
 
     Errors: LedgerUnavailable when the server is away, full, read-only or busy; PlumblineError when it cannot be
     trusted with a ledger (`fsync=off`), or the URL does not say which.
