@@ -11,9 +11,10 @@ numbers treat their own last rows differently), and with the number of keys modu
 computes one of a few numbers of rows (`Shapes`, tried out on the policy at hand; empty slots compute and are thrown
 away) and a multiple of 32 keys, of which those beyond an answer's own add exact zeros.
 
-Measured with one thread and AVX-512, where 16 rows are the fewest that 32 and 64 agree with: a step of the
-micro-world's reference takes 0.8 ms for 1 row, 1.1 for 8, 1.3 for 16, 1.7 for 32; with 61 million parameters 28, 57, 65
-and 79 ms. Passes of 8 rows would save a lone request a seventh, but cost 32 at once more than twice as much.
+Measured with one thread and AVX-512, where 12 rows are the fewest that 32 and 64 agree with: a step of the
+micro-world's reference takes 0.3 ms for 1 row, 0.5 for 8, 0.6 for 12, 0.7 for 16, 1.1 for 32 (`lean`; by transformers'
+pass 0.7 to 1.6); with 61 million parameters, by that pass, 28 for 1, 57 for 8, 65 for 16 and 79 for 32. Passes of 8
+rows would save a lone request a seventh, but cost 32 at once more than twice as much.
 """
 
 from collections.abc import Sequence

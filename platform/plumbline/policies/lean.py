@@ -1,9 +1,10 @@
 """The forward pass of Llama-shaped models in few tensor operations, over the model's own weights.
 
-Of a small policy's step most is not arithmetic: with two layers transformers' pass takes 1.2 ms for 12 rows, the same
-products and attention alone 0.3. So where the architecture is known to the last detail it is written out here; other
-architectures, wrapped layers, hooks, other number formats and other devices keep their own pass, and so does a model
-for which this one turns out to say something else (`decoding.slots_work`).
+Of a small policy's step most is not arithmetic: for 12 rows of the micro-world's reference, two layers of width 128,
+transformers' pass takes 1.1 ms and this one 0.6; to read a prompt of 67 tokens 1.5 and 0.9. So where the architecture
+is known to the last detail it is written out here; other architectures, wrapped layers, hooks, other number formats
+and other devices keep their own pass, and so does a model for which this one turns out to say something else
+(`decoding.slots_work`).
 
     step   one token per row. Attention only in those rows up to the last busy one; products in all, as their last bits
            depend on the number of rows
