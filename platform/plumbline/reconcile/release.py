@@ -78,9 +78,7 @@ def reconcile_release(policy: str, seen: ReleaseObservation) -> ReleaseDecision:
     if seen.decided is not None:
         return _decided(policy, seen, seen.decided)
     if not seen.readable:
-        return _pending(
-            "LedgerUnreadable", "the ledger cannot be read; nothing moves until it can"
-        )
+        return _pending("LedgerUnreadable", "the ledger cannot be read; nothing moves until it can")
     if seen.guarded:
         return _pending("NotGuarded", f"nothing says that who is named asked for it: {seen.guarded}")
     if seen.serving is None:
