@@ -107,7 +107,7 @@ class Operator:
         self.observer = ClusterObserver(
             settings.ledger,
             settings.blobs,
-            names=settings.names(),
+            names=settings.names,
             prefix=settings.username_prefix,
             max_age=timedelta(days=settings.release_max_age_days),
         )

@@ -300,6 +300,7 @@ async def operator(
     resync: float = 0.5,
     lease: int = 4,
     name: str = "operator",
+    keyed: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """`kopf run` on the real file, logged in by a kubeconfig that names the mock cluster. `settings` are its Jobs'."""
@@ -323,6 +324,8 @@ async def operator(
         "PLUMBLINE_LEASE_SECONDS": str(lease),
         "PLUMBLINE_METRICS_PORT": str(metrics_port),
     }
+    if not keyed:  # it lies beside the ledger, or will
+        del environment["PLUMBLINE_TENANT_KEY"]
     health = f"http://127.0.0.1:{health_port}/healthz"
     command = [sys.executable, "-m", "kopf", "run", str(REPO / "operators" / "plumbline_operator.py"), "--standalone"]
     command += ["--namespace", "demo", "--liveness", health]

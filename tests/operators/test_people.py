@@ -12,6 +12,7 @@ from operator_tools import (
     JOBS,
     LINES,
     NAMES,
+    TENANT_KEY,
     VERSIONS,
     Cluster,
     Desk,
@@ -105,6 +106,29 @@ def test_one_that_turns_it_down_is_enough_and_a_second_thought_does_not_count(tm
             await cluster.finish(cluster.jobs("reject")[0])
             await until(lambda: cluster.line()["status"]["phase"] == "Empty", "rest", running.log)
             assert desk.version() == 0
+
+    tell(tmp_path, story)
+
+
+def test_a_key_that_the_collector_draws_later_is_found(tmp_path: Path) -> None:
+    """On a new cluster the operator may be up first: nobody should have to start it again."""
+
+    async def story(cluster: Cluster, desk: Desk) -> None:
+        desk.consent("ada")
+        desk.rewrite("ada", 0)
+        await cluster.create_line()
+        async with operator(cluster, desk, keyed=False) as running:
+            candidate = await to_candidate(cluster, desk, running)
+            await cluster.approve(candidate, "oidc:ada")
+            await until(
+                lambda: verified(cluster, "oidc:ada") == ("Unknown", "AuthorsUnknown"), "that it waits", running.log
+            )
+            desk.ledger_path.with_name("tenant.key").write_bytes(TENANT_KEY)
+            await until(
+                lambda: verified(cluster, "oidc:ada") == ("False", "ApproverIsAuthor"), "a refusal", running.log
+            )
+            await cluster.approve(candidate, "olga")
+            await until(lambda: verified(cluster, "olga") == ("True", "Recorded"), "a word that counts", running.log)
 
     tell(tmp_path, story)
 

@@ -27,7 +27,7 @@ class Desk:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         with self.ledger() as ledger:
             ledger.consent.register_notice("training", "1", "we train on what you write")
-        self.observer = ClusterObserver(self.path, folder / "blobs", names=NAMES, prefix="oidc:")
+        self.observer = ClusterObserver(self.path, folder / "blobs", names=lambda: NAMES, prefix="oidc:")
 
     def ledger(self) -> Ledger:
         return Ledger(self.path, clock=lambda: self.now)
@@ -103,7 +103,7 @@ def test_an_author_is_known_behind_the_name_that_admission_sees(desk: Desk) -> N
         assert seen.waiting and seen.authors is not None and seen.approver in seen.authors
     other = desk.observer.approval(candidate, "oidc:olga")
     assert other.authors is not None and other.approver not in other.authors
-    blind = ClusterObserver(desk.path, desk.path.parent / "blobs", names=None)
+    blind = ClusterObserver(desk.path, desk.path.parent / "blobs", names=lambda: None)
     assert blind.approval(candidate, "olga").approver is None
 
 

@@ -7,7 +7,7 @@ long after another took over; so a word is recorded in a transaction that checks
 that is not the newest is refused (`StaleLease`). Whoever held a Lease in Kubernetes at that moment counts for nothing.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,8 +42,9 @@ class LineLook:
 
 
 class ClusterObserver(LedgerObserver):
-    """Reads the ledger and the blobs for the operator. `names` makes pseudonyms of approvers' user names, after
-    `prefix` (an identity provider's) is taken off; without it nobody can be told from an author, and none counts.
+    """Reads the ledger and the blobs for the operator. `names` gives what makes pseudonyms of approvers' user names,
+    after `prefix` (an identity provider's) is taken off; while it gives nothing, nobody can be told from an author, and
+    none counts. It is asked until it does: the collector, which draws the key, may start after the operator.
     `max_age` is how old what a release rests on may be."""
 
     def __init__(
@@ -51,13 +52,13 @@ class ClusterObserver(LedgerObserver):
         ledger: Path | str,
         blobs: Path | str,
         *,
-        names: Pseudonyms | None,
+        names: Callable[[], Pseudonyms | None],
         prefix: str = "",
         max_age: timedelta = MAX_AGE,
     ) -> None:
         super().__init__(ledger, blobs)
         self.releases = ReleaseObserver(ledger, max_age=max_age)
-        self.names = names
+        self._ask_names, self._names = names, names()
         self.prefix = prefix
         self._authors: dict[str, frozenset[str]] = {}  # by candidate, which never changes
 
@@ -152,7 +153,8 @@ class ClusterObserver(LedgerObserver):
         return {who: word for who, word in words.items() if not {who, self._pseudonym(who)} & authors}
 
     def _pseudonym(self, username: str) -> str | None:
-        return self.names.of(username.removeprefix(self.prefix)) if self.names is not None else None
+        self._names = self._names or self._ask_names()
+        return self._names.of(username.removeprefix(self.prefix)) if self._names is not None else None
 
     def approval(self, candidate: str, approver: str) -> ApprovalObservation:
         """What the ledger knows about one approver's word on one candidate."""
