@@ -254,6 +254,28 @@ def test_a_run_gets_out_of_the_cluster_only_for_what_was_asked(render: Render) -
     assert reach(render, uri("http://[fd00::1]:5000"), "training.rayJob.elastic=true") == {443, 6443, 5000}
 
 
+def test_an_api_server_at_another_port_is_reached(render: Render) -> None:
+    ports = "networkPolicy.apiServerPorts={443,16443}"
+    assert reach(render, ports, "training.rayJob.elastic=true") == {443, 16443}
+    rule = named(render("default", ports), "NetworkPolicy")["rel-plumbline-operator"]["spec"]["egress"][0]
+    assert [port["port"] for port in rule["ports"]] == [443, 16443]
+
+
+def test_the_head_of_an_evaluation_reaches_the_releases_own_endpoints_and_a_worker_does_not(render: Render) -> None:
+    policy = named(render("cpu-everything"), "NetworkPolicy")["rel-plumbline-training-predictors"]["spec"]
+    assert policy["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
+    ((peer,),) = [rule["to"] for rule in policy["egress"]]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "predictor"
+    assert "rel-plumbline-training-predictors" not in named(render("gpu-pools"), "NetworkPolicy"), "nothing is served"
+
+
+def test_the_start_up_check_is_not_ended_while_its_image_comes(render: Render) -> None:
+    (check,) = [doc["spec"] for name, doc in named(render("default"), "Job").items() if "-check-" in name]
+    (container,) = check["template"]["spec"]["containers"]
+    (wait,) = [int(word.partition("=")[2]) for word in container["args"] if word.startswith("--wait=")]
+    assert check["activeDeadlineSeconds"] >= (check["backoffLimit"] + 1) * wait + 1800
+
+
 def test_mlflows_credentials_reach_the_driver_alone_and_by_reference(render: Render) -> None:
     asked = ("training.mlflow.trackingUri=http://mlflow:5000", "training.mlflow.existingSecret=mlflow")
     for name, pod in [item for doc in render("gpu-pools", *asked) for item in pods(doc)]:

@@ -194,7 +194,7 @@ CASES = [
         at=DAY + 10,
         early=DAY - 10,
     ),
-    Case("PlumblineTrainingStalled", run("7x2000"), run("200x2000"), HERE | {"run": "r"}, early=5),
+    Case("PlumblineTrainingStalled", run("7x2000"), run("200x2000"), HERE | {"run": "r"}, early=38),
     Case("PlumblineTrainingStalled", run("0+1x20 20x2000"), run("0+1x150"), HERE | {"run": "r"}, at=75),
     Case("PlumblineTrainingLossNotFinite", one(*LOSS, "NaN NaN NaN"), one(*LOSS, "9x9"), IN_FACTS, at=2),
     Case("PlumblineTrainingLossNotFinite", one(*LOSS, "Inf Inf Inf"), one(*LOSS, "0x9"), IN_FACTS, at=2),
