@@ -9,6 +9,8 @@
 # with torch and what CUDA needs (`make lock` makes both anew). For a build that can be repeated to the last byte, pin
 # the base as well: --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:<digest>.
 #
+# The locks are for linux/amd64; on another machine (an arm64 laptop, say) add --platform linux/amd64.
+#
 # PIP_INDEX_URL and PIP_EXTRA_INDEX_URL are pip's own variables; neither they nor any secret end up in the image.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -17,7 +19,10 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 # Wheels only: building a source archive would fetch build tools whose hashes nobody checks.
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
-RUN python -m venv /opt/plumbline
+RUN if [ "$(uname -m)" != x86_64 ]; then \
+        echo "requirements*.lock are for linux/amd64, and this is $(uname -m): build with --platform linux/amd64" >&2; exit 1; \
+    fi \
+    && python -m venv /opt/plumbline
 ENV PATH=/opt/plumbline/bin:$PATH
 WORKDIR /src
 # Heavy and seldom changed first: a change in our code rebuilds only the last layer.

@@ -111,6 +111,13 @@ def test_whatever_the_image_installs_is_pinned_and_its_hash_is_checked() -> None
     assert {name for name in locked(LOCKS[0]) if not name.startswith(("nvidia-", "cuda-"))} == {"torch", "triton"}
 
 
+def test_another_architecture_than_the_locks_is_refused_before_anything_is_installed() -> None:
+    first = steps("RUN")[0]
+    assert first.startswith('if [ "$(uname -m)" != x86_64 ]; then ')
+    assert re.search(r"--platform linux/amd64.* exit 1; +fi +&& python -m venv", first)
+    assert "--python-platform x86_64-manylinux" in (REPO / "Makefile").read_text()
+
+
 def test_another_torch_needs_its_hash() -> None:
     (command,) = [command for command in steps("RUN") if "TORCH_SPEC" in command]
     assert '"${TORCH_SPEC} --hash=${TORCH_HASH}"' in command

@@ -67,8 +67,8 @@ def test_the_chart_writes_what_the_renderer_writes(render: Render, setup: str) -
 
 
 PLAIN = {
-    "sft": (TRAIN, "sft-example", GPU, "sft-objective", "plumbline:0.1.0-cuda"),
-    "evaluate": (EVALUATE, "eval-example", GPU, "eval-plan", "plumbline:0.1.0-cuda"),
+    "sft": (TRAIN, "sft-example", GPU, "sft-objective", "plumbline:0.1.0"),
+    "evaluate": (EVALUATE, "eval-example", GPU, "eval-plan", "plumbline:0.1.0"),
     "backfill": (BACKFILL, "backfill-example", replace(GPU, name="train-cpu", gpus_per_node=0, tolerations=()),
                  "backfill-plan", "plumbline:0.1.0"),
 }  # fmt: skip
