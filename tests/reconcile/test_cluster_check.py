@@ -270,6 +270,10 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
         (EVERYTHING, without("groups", "karpenter.sh"), "error", "Karpenter", "not served", "karpenter.enabled"),
         (EVERYTHING, swap("node_class", None), "error", "Karpenter", "no EC2NodeClass default", "name another"),
         (EVERYTHING, without("groups", "monitoring.coreos.com"), "error", "Prometheus Operator", "v1", "a plain"),
+        (  # 0.80 is the first that knows a PodMonitor's portNumber
+            EVERYTHING, image("prometheus-operator", "quay.io/prometheus-operator/prometheus-operator:v0.79.2"),
+            "warning", "Prometheus Operator", "0.79", "install",
+        ),
         (EVERYTHING, without("groups", "gateway.networking.k8s.io"), "error", "Gateway API", "not served", "install"),
         # storage
         ({}, swap("storage_classes", []), "error", "storage", "no storage class is the default", "provisioner"),

@@ -49,7 +49,7 @@ CONTROLLERS = {
     "KServe": (re.compile(r"kserve-controller"), (0, 20)),
     "Kueue": (re.compile(r"/kueue(-controller)?(:|@|$)"), (0, 14)),
     "Karpenter": (re.compile(r"karpenter.*/controller|/karpenter(:|@|$)"), (1, 0)),
-    "Prometheus Operator": (re.compile(r"prometheus-operator(:|@|$)"), (0, 70)),
+    "Prometheus Operator": (re.compile(r"prometheus-operator(:|@|$)"), (0, 80)),
 }
 # What the chart plumbline-crds makes, once per cluster.
 OF_THE_DEFINITIONS = {"apiextensions.k8s.io", "admissionregistration.k8s.io", "rbac.authorization.k8s.io"}
