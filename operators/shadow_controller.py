@@ -100,8 +100,12 @@ async def monitor(url: str) -> ShadowStatus | None:
             aiohttp.ClientSession(timeout=PATIENCE) as session,
             session.get(f"{url.rstrip('/')}/v1/status", allow_redirects=False) as answer,
         ):
-            body = await answer.content.read(MOST_BYTES)
-            return ShadowStatus.model_validate_json(body) if answer.status == 200 else None
+            body = bytearray()
+            async for piece in answer.content.iter_any():  # read(n) would return what happens to be there already
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise ValueError("more than a look at an experiment can be")
+            return ShadowStatus.model_validate_json(bytes(body)) if answer.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError, OSError) as error:
         logger.info("%s: the monitor did not say how it stands (%s)", url, type(error).__name__)
         return None

@@ -28,7 +28,8 @@ from tiny import make_tiny_policy
 from plumbline.metrics import Metrics
 from plumbline.policies.files import describe, write_manifest
 from plumbline.policies.local import LocalPolicy
-from plumbline.records import DecoderSettings, digest_of
+from plumbline.records import DecoderSettings, ShadowCounts, Verdict, digest_of
+from plumbline.records.shadow import ShadowStatus
 from plumbline.serving import PredictorProcess, wait_all
 from plumbline.shadow import Spool
 from plumbline.shadow.monitor import Monitor
@@ -267,6 +268,48 @@ def test_a_live_one_shows_what_its_router_says_and_one_that_hangs_holds_up_nobod
                 assert cluster.jobs() == []
 
     tell(tmp_path, story)
+
+
+def test_a_monitor_is_heard_out_even_if_its_words_come_in_pieces() -> None:
+    """A look at many slices is larger than one packet."""
+    from aiohttp import web
+    from shadow_controller import MOST_BYTES, monitor
+
+    words = ShadowStatus(
+        experiment="first", experiment_digest=digest_of("e"), mode="shadow", plan=digest_of("plan"),
+        counts=ShadowCounts(experiment="first", spooled=5, paired=5), sessions=4, requirements={}, slices={},
+        refusals={f"slice {i}": {"reference": 0.1, "aligned": 0.2} for i in range(50)}, losses=(), lost_share={},
+        latency_ms={}, first_ms={}, tokens={}, same_text=1.0, digests={}, tripped=None, stopped=False,
+        verdict=Verdict.INCONCLUSIVE,
+    ).model_dump_json().encode()  # fmt: skip
+
+    async def pieces(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        if request.path.startswith("/endless"):
+            while True:
+                await answer.write(b" " * (MOST_BYTES // 8))
+        for i in range(0, len(words), 100):
+            await answer.write(words[i : i + 100])
+            await asyncio.sleep(0.01)
+        return answer
+
+    async def story() -> None:
+        app = web.Application()
+        app.router.add_get("/{rest:.*}", pieces)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        bound = listen("127.0.0.1", 0)
+        await web.SockSite(runner, bound).start()
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        try:
+            said = await monitor(url)
+            assert said is not None and said.experiment == "first"
+            assert await monitor(f"{url}/endless") is None
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(asyncio.wait_for(story(), timeout=60))
 
 
 class Watched:
