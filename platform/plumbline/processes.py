@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 RESTART_S = (1.0, 30.0)
 
@@ -68,19 +68,24 @@ class Child:
             logging.getLogger("plumbline").error(
                 "a child process ended with code %s, and starts again in %g s: %s", code, wait_s, " ".join(self.command)
             )
-            self.on_end(times)
+            with _nothing_lost("what is to be done when a child process ends"):
+                self.on_end(times)
             if self._stopping.wait(wait_s):
                 return
             _let_go(self.process)
-            self.process = self._begin()
+            with _nothing_lost("starting a child process"):  # too little memory, say: tried again, for it ended
+                self.process = self._begin()
             wait_s = min(longest, 2 * wait_s)
 
     def stop(self, grace_s: float = 15.0) -> None:
         """SIGTERM, then SIGKILL after `grace_s` seconds. Safe to call twice."""
         self._stopping.set()
+        while True:
+            end(self.process, grace_s)
+            self._watching.join(0.05)
+            if not self._watching.is_alive():
+                break  # until then it may begin one anew, and would wait for that to end
         end(self.process, grace_s)
-        self._watching.join()
-        end(self.process, grace_s)  # it may have begun anew in between
 
 
 def end(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
@@ -93,6 +98,15 @@ def end(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
             process.kill()
             process.wait()
     _let_go(process)
+
+
+@contextlib.contextmanager
+def _nothing_lost(what: str) -> Iterator[None]:
+    """A fault in here is logged, and who keeps a child running goes on: without it nobody would start it again."""
+    try:
+        yield
+    except Exception:
+        logging.getLogger("plumbline").exception("%s failed", what)
 
 
 def _let_go(process: "subprocess.Popen[bytes]") -> None:

@@ -174,7 +174,7 @@ def beside(monitor: int, spool: "Spool", asking: dict[str, Any], places: dict[st
     from plumbline.processes import Child
 
     def on_end(times: int) -> None:
-        if times == UNSEEN and spool.experiment.mode == "ab":
+        if times >= UNSEEN and spool.experiment.mode == "ab":
             spool.trip(f"its monitor has ended {times} times: nobody can see whether it does harm")
 
     command = [sys.executable, "-c", ENTRY, "shadow", "replay", "--follow", f"--beside={monitor}"]
