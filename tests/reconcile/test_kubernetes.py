@@ -202,6 +202,26 @@ def test_a_status_is_replaced_whole_by_a_merge_patch() -> None:
     assert patch["pendingRun"] is None and patch["phase"] == "Ready"
 
 
+def test_nothing_of_an_older_status_is_left_inside_what_a_merge_patch_changes() -> None:
+    run = PendingRun(RUN, "awaiting_approval", 1, 2, None, RUBRIC, CANDIDATE, approvals=1)
+    line = {**LINE, "status": status(LINE, dataclasses.replace(QUIET, pending=run))}
+    after = PendingRun(digest_of("the next run"), "sealed", 3, 4, None, RUBRIC)
+    wanted = status(line, dataclasses.replace(QUIET, pending=after), now=LATER)
+    assert merged(line["status"], resources.replacing(line, wanted)) == wanted, "a candidate of the run before"
+    counts = {"status": {"shed": {"deadline": 1, "no_consent": 2}}}
+    assert merged(counts["status"], resources.replacing(counts, {"shed": {"deadline": 2}})) == {"shed": {"deadline": 2}}
+
+
+def merged(old: Any, patch: Any) -> Any:
+    """RFC 7396, which is how an API server reads a merge patch."""
+    if not isinstance(patch, dict):
+        return patch
+    out = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        out.pop(key, None) if value is None else out.update({key: merged(out.get(key), value)})
+    return out
+
+
 def test_a_transition_time_moves_only_with_the_status_of_its_condition() -> None:
     line = {**LINE, "status": status(LINE, QUIET)}
     after = status(line, dataclasses.replace(QUIET, ledger_verifies=False), now=LATER)

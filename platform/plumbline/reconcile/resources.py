@@ -240,8 +240,16 @@ def says_more(about: Json, new: Json) -> bool:
 
 
 def replacing(about: Json, new: Json) -> Json:
-    """`new` as the merge patch that leaves nothing of the status before it: what is gone is null."""
-    return {**dict.fromkeys(about.get("status", {}).keys() - new.keys()), **new}
+    """`new` as the merge patch that leaves nothing of the status before it: what is gone is null, at every depth."""
+    return _over(about.get("status", {}), new)
+
+
+def _over(old: Json, new: Json) -> Json:
+    both = {
+        key: _over(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value
+        for key, value in new.items()
+    }
+    return {**dict.fromkeys(old.keys() - new.keys()), **both}
 
 
 def news(about: Json, found: Sequence[Condition], kinds: Sequence[str]) -> list[Condition]:
