@@ -228,6 +228,28 @@ def test_nothing_is_started_out_of_turn_twice_or_too_often_and_every_status_fits
     assert later == status, "a status that says nothing new wakes nobody"
 
 
+def test_while_the_ledger_is_away_what_was_known_of_an_evaluation_stands() -> None:
+    def status(about: Json, seen: EvaluationObservation, spec: EvaluationSpec = SPEC) -> Json:
+        return shadow_objects.evaluation_status(about, spec, seen, reconcile_evaluation(spec, seen, NOW), now=STAMP)
+
+    def said(shown: Json) -> dict[str, str]:
+        return {item["type"]: item["reason"] for item in shown["conditions"]}
+
+    decided = status(EVALUATION, See(steps=done(*STEPS), verdict=verdict()))
+    away = See(ledger=False, failures={"aa": 1})
+    shown = status({**EVALUATION, "status": decided}, away)
+    assert said(shown) == {**said(decided), "Degraded": "LedgerUnreachable"} and said(shown)["Decided"] == "Pass"
+    assert shown["phase"] == "Blocked" and shown["verdict"] == "PASS" and "step" not in shown
+
+    tried = status(EVALUATION, See(steps=done("aa", "plan"), failures={"pairs": 2}))
+    shown = status({**EVALUATION, "status": tried}, away)
+    assert (shown["step"], shown["attempts"]) == ("pairs", 2), "failed attempts are not forgotten with their Jobs"
+
+    watched = status(EVALUATION, See(monitor=monitor(OURS)), LIVE)
+    tripped = See(ledger=False, monitor=monitor(OURS, tripped="harm"))
+    assert said(status({**EVALUATION, "status": watched}, tripped, LIVE))["KillSwitch"] == "Thrown"
+
+
 # --- Jobs -----------------------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,17 @@ def evaluation_status(
         **(_live(spec, seen) if spec.live else _offline(seen)),
         **(_said(verdict) if verdict is not None else {}),
     ).json_value()
-    return found if seen.ledger else {**evaluation.get("status", {}), **found}
+    return found if seen.ledger else _standing(evaluation.get("status", {}), found, spec.live)
+
+
+def _standing(before: Json, found: Json, live: bool) -> Json:
+    """`found` without a ledger, over what was shown before: verdict, steps and failed attempts stay as they were."""
+    told = {"Degraded"} | ({"Comparable", "KillSwitch"} if live else set())  # the rest only a ledger could say
+    known = {item["type"]: item for item in before.get("conditions", []) if item["type"] not in told}
+    kept = {"conditions": [known.get(item["type"], item) for item in found["conditions"]]}
+    if before:
+        found = {name: value for name, value in found.items() if name not in ("step", "attempts")}
+    return {**before, **found, **kept}
 
 
 def _offline(seen: EvaluationObservation) -> Json:
