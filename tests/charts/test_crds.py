@@ -206,6 +206,27 @@ def test_a_source_is_either_a_file_or_a_router_and_a_file_lies_in_one_place() ->
     assert "exactly one" in either["message"] and "exactly one" in one["message"]
 
 
+EVERY: Doc = {
+    "apiGroups": ["plumbline.dev"],
+    "apiVersions": ["v1alpha1"],
+    "operations": ["CREATE"],
+    "resources": ["approvals"],
+}
+OF_RELEASES: Doc = {**EVERY, "operations": ["CREATE", "UPDATE"], "resources": ["releases"]}
+
+
+def test_what_an_api_server_adds_to_a_guard_makes_it_no_weaker(rendered: Rendered) -> None:
+    for name, plural in ((POLICY, "approvals"), (RELEASES, "releases"), (DECISIONS, "passingdecisions")):
+        docs = policies(rendered, name)
+        policy, binding = docs["ValidatingAdmissionPolicy"], docs["ValidatingAdmissionPolicyBinding"]
+        matched = policy["spec"]["matchConstraints"]
+        rules = [{**rule, "scope": "*"} for rule in matched["resourceRules"]]
+        selectors: Doc = {"namespaceSelector": {}, "objectSelector": {}, "matchPolicy": "Equivalent"}
+        stored = {**policy, "spec": {**policy["spec"], "matchConstraints": {"resourceRules": rules, **selectors}}}
+        said = guard_problem(stored, binding) if name == POLICY else release_guard_problem(name, stored, binding)
+        assert said == "", plural
+
+
 def test_admission_lets_people_speak_for_themselves_only(rendered: Rendered) -> None:
     docs = {doc["kind"]: doc for doc in rendered() if doc["metadata"]["name"] == POLICY}
     policy, binding = docs["ValidatingAdmissionPolicy"], docs["ValidatingAdmissionPolicyBinding"]
@@ -235,6 +256,10 @@ def test_admission_lets_people_speak_for_themselves_only(rendered: Rendered) -> 
         ("policy", {"failurePolicy": "Ignore"}),
         ("policy", {"validations": []}),
         ("policy", {"matchConditions": [{"name": "x", "expression": "false"}]}),
+        ("policy", {"validations": [{"expression": SAME_PERSON}]}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**EVERY, "resources": ["releases"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**EVERY, "operations": ["DELETE"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [EVERY], "namespaceSelector": {"matchLabels": {"a": "b"}}}}),
         ("binding", {"validationActions": ["Audit"]}),
         ("binding", {"matchResources": {"namespaceSelector": {}}}),
         ("binding", {"policyName": "other"}),
@@ -325,7 +350,11 @@ def test_admission_lets_nobody_but_an_operator_of_the_namespace_write_the_list(r
         ("policy", {"failurePolicy": "Ignore"}),
         ("policy", {"validations": []}),
         ("policy", {"matchConditions": [{"name": "x", "expression": "false"}]}),
-        ("policy", {"matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "resources": ["releases"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**OF_RELEASES, "operations": ["CREATE"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**OF_RELEASES, "resourceNames": ["another"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**OF_RELEASES, "apiVersions": ["v2"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**OF_RELEASES, "apiGroups": ["example.org"]}]}}),
+        ("policy", {"matchConstraints": {"resourceRules": [{**OF_RELEASES, "scope": "Cluster"}]}}),
         ("policy", {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}),
         ("binding", {"validationActions": ["Warn"]}),
         ("binding", {"matchResources": {"namespaceSelector": {}}}),

@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from plumbline.reconcile.admission_guard import covers_all
 from plumbline.reconcile.dataset_line import Condition
 from plumbline.records.canonical import short
 
 Verdict = Literal["record", "recorded", "refuse", "wait"]
 POLICY = "approvals.plumbline.dev"
 SAME_PERSON = "request.userInfo.username == object.spec.approver"
+NO_MACHINE = (
+    "!request.userInfo.username.startsWith('system:serviceaccount:')"
+    " && !request.userInfo.username.startsWith('system:node:')"
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,15 @@ def guard_problem(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] |
     if policy is None or binding is None:
         return f"the ValidatingAdmissionPolicy {POLICY} or its binding is not installed"
     spec, bound = policy.get("spec", {}), binding.get("spec", {})
-    if SAME_PERSON not in [rule.get("expression") for rule in spec.get("validations", [])]:
+    said = {" ".join(rule.get("expression", "").split()) for rule in spec.get("validations", [])}
+    if SAME_PERSON not in said:
         return f"the policy {POLICY} does not compare the approver with the account that asks"
+    if NO_MACHINE not in said:
+        return f"the policy {POLICY} lets machines give their word"
     if spec.get("failurePolicy", "Fail") != "Fail" or spec.get("matchConditions"):
         return f"the policy {POLICY} lets some requests through unchecked"
+    if not covers_all(spec, "approvals", ("CREATE",)):
+        return f"the policy {POLICY} covers some requests only"
     if bound.get("policyName") != POLICY or "Deny" not in bound.get("validationActions", []):
         return f"the binding {POLICY} does not deny"
     if bound.get("matchResources"):

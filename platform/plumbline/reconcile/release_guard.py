@@ -8,6 +8,8 @@ their bindings as the API server has them, and moves nothing while one is missin
 from collections.abc import Mapping
 from typing import Any
 
+from plumbline.reconcile.admission_guard import covers_all
+
 RELEASES = "releases.plumbline.dev"
 DECISIONS = "passingdecisions.plumbline.dev"
 LIST = "plumbline"  # the name of the one PassingDecisions of a namespace
@@ -39,11 +41,7 @@ def release_guard_problem(name: str, policy: Mapping[str, Any] | None, binding: 
         return f"the policy {name} does not ask what it should"
     if spec.get("failurePolicy", "Fail") != "Fail" or spec.get("matchConditions"):
         return f"the policy {name} lets some requests through unchecked"
-    matched = spec.get("matchConstraints", {})
-    covered = [rule for rule in matched.get("resourceRules", []) if KINDS[name] in rule.get("resources", [])]
-    whole = any({"CREATE", "UPDATE"} <= set(rule.get("operations", [])) for rule in covered)
-    selective = any(matched.get(key) for key in ("excludeResourceRules", "namespaceSelector", "objectSelector"))
-    if not whole or selective:
+    if not covers_all(spec, KINDS[name], ("CREATE", "UPDATE")):
         return f"the policy {name} covers some requests only"
     if bound.get("policyName") != name or "Deny" not in bound.get("validationActions", []):
         return f"the binding {name} does not deny"
