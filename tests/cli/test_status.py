@@ -25,7 +25,7 @@ SAID = [
     ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "startTime": "T"}, 3, "running", "started T"),
     ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, 0, "succeeded", "it ended well"),
     ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, 1, "failed", "it was stopped"),
-    ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}, 1, "failed", "ray-head"),
+    ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}, 1, "failed", "logs job/NAME"),
     ({"jobDeploymentStatus": "Failed", "reason": "PreRunningDeadlineExceeded"}, 1, "failed", "plumb doctor --cluster"),
     ({"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded"}, 1, "failed", "last checkpoint"),
     ({"jobDeploymentStatus": "Failed", "reason": "SubmissionFailed"}, 1, "failed", "8265"),

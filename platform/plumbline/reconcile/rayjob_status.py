@@ -33,8 +33,8 @@ GOES_ON = "then `kubectl delete rayjob` and `kubectl create -f` again: it goes o
 REASONS: dict[str, tuple[str, str]] = {
     "AppFailed": (
         "the entry point ended with a fault",
-        "read what it printed (`kubectl logs` of the head pod, container ray-head): fact, consequence and remedy stand"
-        f" at its end; {GOES_ON}",
+        "read what it printed (`kubectl logs job/NAME`, the submitter's, which repeats it; the head is gone): fact,"
+        f" consequence and remedy stand near its end; {GOES_ON}",
     ),
     "DeadlineExceeded": (
         "the run took longer than activeDeadlineSeconds",
