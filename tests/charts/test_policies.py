@@ -254,6 +254,16 @@ def test_a_run_gets_out_of_the_cluster_only_for_what_was_asked(render: Render) -
     assert reach(render, uri("http://[fd00::1]:5000"), "training.rayJob.elastic=true") == {443, 6443, 5000}
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "ports"),
+    [("http://minio:9000", {443, 9000}), ("http://minio", {443, 80}), ("https://[fd00::1]", {443})],
+)
+def test_the_port_of_the_blobs_endpoint_is_let_through(render: Render, endpoint: str, ports: set[int]) -> None:
+    docs = render("default", "blobs.url=s3://bucket/prefix", f"blobs.endpoint={endpoint}")
+    (rule,) = named(docs, "NetworkPolicy")["rel-plumbline-stores"]["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} == ports
+
+
 def test_an_api_server_at_another_port_is_reached(render: Render) -> None:
     ports = "networkPolicy.apiServerPorts={443,16443}"
     assert reach(render, ports, "training.rayJob.elastic=true") == {443, 16443}

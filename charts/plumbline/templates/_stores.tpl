@@ -65,3 +65,20 @@ affinity:
   {{- include "plumbline.besideCollector" . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{/*
+Ports of the ledger and the blobs where they are on servers, as a JSON list: those of the values, and the endpoint's own,
+since a policy is held against a Service's port or its pods', by the network plugin.
+*/}}
+{{- define "plumbline.storePorts" -}}
+{{- $ports := list }}
+{{- if .Values.ledger.existingSecret }}{{ $ports = append $ports (int .Values.ledger.port) }}{{ end }}
+{{- if .Values.blobs.url }}
+{{- $ports = append $ports (int .Values.blobs.port) }}
+{{- with .Values.blobs.endpoint }}
+{{- $port := trimPrefix ":" (regexFind ":[0-9]+$" (urlParse .).host) }}
+{{- $ports = append $ports (int (default (ternary "443" "80" (hasPrefix "https:" .)) $port)) }}
+{{- end }}
+{{- end }}
+{{- uniq $ports | toJson }}
+{{- end -}}
