@@ -88,7 +88,7 @@ def read(ledger: Path | str, key: str, spec: EvaluationSpec) -> EvaluationObserv
     try:
         with Ledger(ledger, must_exist=True) as opened:
             return observe(opened, key, spec)
-    except (PlumblineError, OSError) as error:
+    except (PlumblineError, OSError, ValueError) as error:  # ValueError: a record of a version not known here
         logger.warning("shadow evaluation: %s", error)
         return EvaluationObservation(ledger=False)
 

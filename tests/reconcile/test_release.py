@@ -123,6 +123,21 @@ def test_the_list_holds_what_passes_now_and_what_users_had_and_nothing_once_the_
     assert not observer.look(release_request(release())).readable
 
 
+def test_a_record_of_a_version_that_is_not_known_here_empties_the_list_and_moves_nothing(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    observer = ReleaseObserver(tmp_path / "ledger.sqlite")
+    ledger.releases.record_decision(gate(REFERENCE, ALIGNED))
+    ledger.releases.record_shadow(shadow(REFERENCE, ALIGNED))
+    assert observer.passing().releases[0].passed
+    ledger.database.execute(
+        "INSERT INTO decision VALUES (?, ?, ?, 'PASS', ?, '2999-01-01T00:00:00.000000Z')",
+        (NEXT, REFERENCE, ALIGNED, '{"schema_id": "plumbline.dev/gate-decision/v99"}'),
+    )
+    assert not observer.passing().readable and observer.passing().releases == ()
+    assert not observer.look(release_request(release())).readable
+
+
 def test_an_answer_is_written_under_the_newest_fencing_token_or_not_at_all(ledger: Ledger, tmp_path: Path) -> None:
     observer = ReleaseObserver(tmp_path / "ledger.sqlite")
     ledger.releases.record_decision(gate(REFERENCE, ALIGNED))

@@ -20,6 +20,7 @@ from plumbline.stores.release_requests import Answer, Decided, ReleaseRequest, R
 from plumbline.stores.releases import MAX_AGE
 
 MOST_POLICIES, MOST_RELEASES, MOST_MOVES = 100, 64, 10
+TROUBLE = (PlumblineError, OSError, ValueError)  # ValueError: a record of a version that is not known here
 
 
 class ReleaseObserver:
@@ -52,7 +53,7 @@ class ReleaseObserver:
                 except PlumblineError as error:
                     return replace(seen, missing=error.fact)
                 return seen
-        except (PlumblineError, OSError):
+        except TROUBLE:
             return ReleaseObservation(readable=False)
 
     def answer(self, asked: ReleaseRequest, answer: Answer, why: str, lease: Lease) -> Decided:
@@ -74,7 +75,7 @@ class ReleaseObserver:
             with self._open() as ledger:
                 names = [name for name in ledger.releases.names() if re.fullmatch(NAME_PATTERN, name)]
                 standing = [self._standing(ledger, name) for name in names[:MOST_RELEASES]]
-        except (PlumblineError, OSError):
+        except TROUBLE:
             return PassingDecisionsSpec(readable=False, releases=())
         return PassingDecisionsSpec(readable=True, releases=tuple(standing))
 
