@@ -365,6 +365,13 @@ def test_whoever_has_karpenter_needs_no_node_yet() -> None:
     assert pool.level == "warning", "an autoscaler of another kind may make them"
 
 
+
+def test_nodes_of_a_pool_without_gpus_are_nobodys_to_make() -> None:
+    found = said({**EVERYTHING, "pools": [{**POOL, "gpusPerNode": 0}]}, swap("nodes", []))
+    (pool,) = [item for item in found if "train-a100" in item.what]
+    assert pool.level == "error" and "label the nodes" in pool.remedy
+
+
 def test_an_operator_that_is_not_there_is_not_asked_about() -> None:
     assert not any("account" in item.what for item in said({}, swap("operator", None)))
     assert asked_for({"operator": {"enabled": False}}).operator_rights == ()

@@ -44,7 +44,7 @@ def gpus(nodes: Sequence[Json] | None) -> Iterator[Finding]:
 
 
 def pools(wanted: Sequence[Json], nodes: Sequence[Json] | None, *, made_on_demand: bool) -> Iterator[Finding]:
-    """One finding per pool. `made_on_demand`: Karpenter makes nodes of these pools, so none need be there."""
+    """One finding per pool. `made_on_demand`: Karpenter makes nodes of GPU pools, so none of those need be there."""
     for pool in wanted if nodes is not None else ():
         try:
             yield _pool(pool, nodes or (), made_on_demand)
@@ -72,7 +72,7 @@ def _pool(pool: Json, nodes: Sequence[Json], made_on_demand: bool) -> Finding:
         node, reason = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         return finding("error", ABOUT, f"{said}; {node} {reason}{more}", _REMEDIES[reason.split()[0]].format(name=name))
-    if made_on_demand:
+    if made_on_demand and int(pool["gpusPerNode"]):  # the chart makes no NodePool of others
         return finding("ok", ABOUT, f"{said}; Karpenter makes the others when they are asked for")
     remedy = f"label the nodes {labels}, correct pools[].selector, or let an autoscaler make nodes with these labels"
     level: Level = "warning" if pool.get("minCount") == 0 or fit else "error"
