@@ -365,7 +365,6 @@ def test_whoever_has_karpenter_needs_no_node_yet() -> None:
     assert pool.level == "warning", "an autoscaler of another kind may make them"
 
 
-
 def test_nodes_of_a_pool_without_gpus_are_nobodys_to_make() -> None:
     found = said({**EVERYTHING, "pools": [{**POOL, "gpusPerNode": 0}]}, swap("nodes", []))
     (pool,) = [item for item in found if "train-a100" in item.what]
