@@ -126,15 +126,17 @@ class Namespace:
     def create(self, kind: str, name: str, spec: Doc, *, by: str = "") -> None:
         self.run("create", "-f", "-", by=by, stdin=doc(kind, name, spec))
 
-    def denied(self, kind: str, name: str, spec: Doc, *, by: str = "") -> str:
-        """What the API server says to a request that it refuses. A policy is in force a moment after it was written."""
+    def denied(self, kind: str, name: str, spec: Doc, *, because: str, by: str = "") -> str:
+        """What the API server says to a request that it refuses, which is to hold `because`. Policies, roles and lists
+        are in force a moment after they were written; until then it admits, or refuses for another reason."""
+        said = "it was admitted"
         for _ in range(30):
             done = self.run("create", "-f", "-", by=by, stdin=doc(kind, name, spec), check=False)
-            if done.returncode != 0:
-                return done.stderr
-            self.run("delete", kind, name)
+            if done.returncode != 0 and because in (said := done.stderr):
+                return said
+            self.run("delete", kind, name, "--ignore-not-found")
             time.sleep(1)
-        raise AssertionError(f"{kind} {name} was admitted")
+        raise AssertionError(f"{kind} {name} was not refused because of {because!r}: {said}")
 
     def patch(self, kind: str, name: str, change: Doc, *, by: str = "") -> "subprocess.CompletedProcess[str]":
         return self.run("patch", kind, name, "--type=merge", "-p", json.dumps(change), by=by, check=False)
