@@ -85,3 +85,19 @@ def test_other_kinds_use_only_published_fields(render: Callable[..., list[Doc]],
         for path, fields in SHAPES.get(doc["kind"], {}).items():
             for found in at(doc, path.split(".")):
                 assert set(found) <= fields, f"{doc['kind']} {path}: {set(found) - fields}"
+
+
+def test_an_aa_experiment_asks_the_reference_twice_and_nobody_else(render: Callable[..., list[Doc]]) -> None:
+    """Its router does not start beside another policy, and a worker that is told of one asks that."""
+
+    def asked(mode: str) -> dict[str, list[str]]:
+        docs = render("cpu-everything", f"shadow.mode={mode}")
+        (router,) = [doc for doc in docs if doc["kind"] == "StatefulSet" and doc["metadata"]["name"].endswith("router")]
+        containers = router["spec"]["template"]["spec"]["containers"]
+        names = ("--reference=", "--aligned=")
+        return {
+            one["name"]: [part.split("=")[0] for part in one["args"] if part.startswith(names)] for one in containers
+        }
+
+    assert asked("aa") == {"router": ["--reference"], "worker": ["--reference"]}
+    assert asked("shadow") == asked("ab") == {name: ["--reference", "--aligned"] for name in asked("aa")}
