@@ -101,3 +101,16 @@ def test_an_aa_experiment_asks_the_reference_twice_and_nobody_else(render: Calla
 
     assert asked("aa") == {"router": ["--reference"], "worker": ["--reference"]}
     assert asked("shadow") == asked("ab") == {name: ["--reference", "--aligned"] for name in asked("aa")}
+
+
+def test_another_share_of_an_ab_experiment_has_a_spool_of_its_own(render: Callable[..., list[Doc]]) -> None:
+    """A router that finds the spool of other settings does not start, and users ask routers."""
+
+    def spools(*sets: str) -> set[str]:
+        docs = render("cpu-everything", "shadow.mode=ab", *sets)
+        (router,) = [doc for doc in docs if doc["kind"] == "StatefulSet" and doc["metadata"]["name"].endswith("router")]
+        containers = router["spec"]["template"]["spec"]["containers"]
+        return {part for one in containers for part in one["args"] if part.startswith("--spool=")}
+
+    (few,), (all_of_them,) = spools(), spools("shadow.abShare=1")
+    assert few == "--spool=/spool/shadow-1-ab-0.05" and all_of_them != few
