@@ -1,6 +1,7 @@
 """The monitor over HTTP: what dashboards and controllers read, and the switch that it throws."""
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
@@ -22,7 +23,7 @@ from plumbline.metrics import Metrics, exported_names
 from plumbline.records.shadow import ShadowStatus
 from plumbline.shadow.monitor import Monitor
 from plumbline.shadow.observed import Labels
-from plumbline.shadow.planning import make_plan
+from plumbline.shadow.planning import make_plan, write_plan
 from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Spool
 from plumbline.shadow.watching import Watch
@@ -274,3 +275,19 @@ def test_the_lifespan_ends_its_watching(spool: Spool) -> None:
     asyncio.run(live())
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"] and monitor.latest is not None
     assert EXPERIMENT.name == monitor.latest.experiment
+
+
+def test_a_plan_that_is_written_beside_a_running_monitor_is_the_one_that_it_watches_by(tmp_path: Path) -> None:
+    strict = make_plan({"benign_refusal": 0.05}, limits={"benign_refusal": 0.01})
+    worse = traffic(np.random.default_rng(5), 1500, discordance=0.06, loss=0.04, harmful=0.0)
+    for planned in (False, True):
+        with contextlib.closing(Spool(tmp_path / f"spool-{planned}", EXPERIMENT)) as spool:
+            monitor = Monitor(spool, Metrics(), judge, PLAN)
+            assert monitor.look().plan == PLAN.digest
+            file = write_plan(strict, spool.directory) if planned else None
+            fill(spool, worse)
+            assert monitor.look().plan == (strict if planned else PLAN).digest
+            assert (spool.tripped() is not None) == planned, "at the limit of the plan, not at five points"
+            if file is not None:
+                file.write_text("{")
+                assert monitor.look().plan == strict.digest, "and it goes on looking"

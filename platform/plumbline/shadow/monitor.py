@@ -30,6 +30,7 @@ from plumbline.errors import PlumblineError
 from plumbline.metrics import CATALOGUE, Metrics
 from plumbline.records.shadow import ShadowEstimate, ShadowPlan, ShadowStatus
 from plumbline.shadow.observed import ALL, Judge, Labels, Scorer
+from plumbline.shadow.planning import read_plan
 from plumbline.shadow.spool import Spool
 from plumbline.shadow.watching import Watch
 
@@ -89,6 +90,9 @@ class Monitor:
             return self._look()
 
     def _look(self) -> ShadowStatus:
+        with contextlib.suppress(PlumblineError):  # one that cannot be read is no reason to stop looking
+            # It may be written beside a router that runs already, as long as there is no pair.
+            self.watch.plan = read_plan(self.spool.directory) or self.watch.plan
         changed = self.watch.refresh()
         if changed and self.spool.tripped() is None and (why := self.watch.harm()) is not None:
             self.spool.trip(why)

@@ -92,7 +92,7 @@ class Watch:
         """The look of now; where nothing has happened since, the one of then."""
         self.refresh()
         counts, losses, tripped = self.spool.counts(), self.spool.losses(), self.spool.tripped()
-        state = (self._read_to, counts, losses, tripped)
+        state = (self._read_to, counts, losses, tripped, self.plan)
         if self._last is None or self._last[0] != state:
             found = status(
                 self._columns.table(), counts, losses, experiment=self.spool.experiment, plan=self.plan, tripped=tripped
