@@ -154,6 +154,17 @@ def test_users_of_an_ab_experiment_get_the_reference_once_nobody_sees_what_it_do
         assert spool.tripped() == "its monitor has ended 3 times: nobody can see whether it does harm"
 
 
+def test_users_are_served_by_a_router_that_starts_while_candidate_and_ledger_are_away(start: Start) -> None:
+    away = ("--mode", "ab", "--ab-share", "0.5", "--aligned", "http://127.0.0.1:1/v1", "--no-worker")
+    router = start(*away, "--users-first", "--ledger", "postgresql://nobody@127.0.0.1:1/none")
+    assert (
+        "no shadow verdict has passed" in router.log.read_text() and "users get the reference" in router.log.read_text()
+    )
+    assert {router.chat(f"q{i}") for i in range(5)} == {200}
+    until(lambda: router.counts().shed == {"consent_unavailable": 5})
+    assert router.end() == 0
+
+
 def test_a_router_alone_fills_the_spool_and_a_replay_drains_it_later(start: Start, aligned: Any) -> None:
     router = start("--aligned", aligned.url, "--no-worker")
     for i in range(5):

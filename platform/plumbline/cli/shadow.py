@@ -5,8 +5,9 @@ worker and monitor are a `plumb shadow replay --follow` of their own, which this
 """
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from plumbline.shadow import Experiment, Spool
     from plumbline.shadow.observed import Labels
     from plumbline.shadow.recorder import Consent
+    from plumbline.stores import Ledger
 
 ENTRY = "from plumbline.cli.main import main; main()"
 UNSEEN = 3  # ends of the monitor, after which users of an A/B experiment get the reference
@@ -66,6 +68,7 @@ OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
 @click.option("--reference-model", help="Model name that users ask for, and the reference's (default: reference).")
 @click.option("--aligned-model", help="The aligned policy's model name (default: aligned).")
 @click.option("--no-worker", is_flag=True, help="Run the router alone; `plumb shadow replay --follow` asks elsewhere.")
+@click.option("--users-first", is_flag=True, help="Start whatever ails aligned policy or ledger; see docs/shadow.md.")
 @click.option("--concurrency", type=AT_LEAST_ONE, default=8, show_default=True, help="Requests at a time to the other.")
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for its answer.")
 @click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference") + " (modes aa, ab)")
@@ -100,6 +103,7 @@ def run(
     experiment: str,
     spool: Path,
     no_worker: bool,
+    users_first: bool,
     concurrency: int,
     deadline: float,
     reference_token_file: Path | None,
@@ -120,7 +124,10 @@ def run(
     described = experiment_from(experiment, settings)
     if described.mode == "ab" and aligned is None:
         raise click.UsageError("mode ab needs --aligned URL")
-    labels, store = labels_of(judge), open_ledger(ledger)
+    labels = labels_of(judge)
+    store = functools.cache(lambda: open_ledger(ledger))
+    if not users_first:
+        store()
     alone = no_worker or (aligned is None and described.mode != "aa")
     asking: dict[str, Any] = {
         "reference": reference,
@@ -140,15 +147,16 @@ def run(
             aligned,
             spool,
             worker=False,
-            consent=consent_for_evaluation(ledger),
+            consent=consenting(store),
             host=host,
             port=port,
             deadline_s=deadline,
             reference_token=reference_token_file,
             aligned_token=aligned_token_file,
-            passed=lambda one, other: "passed" if store.releases.passing_shadow(one, other, max_age=MAX_AGE) else None,
+            passed=lambda *two: "passed" if store().releases.passing_shadow(*two, max_age=MAX_AGE) else None,
             monitor=(lambda kept, metrics: watching(kept, metrics, labels)) if alone and monitor_port else None,
             monitor_port=monitor_port or 0,
+            users_first=users_first,
         )
         for words in started.unsaid:
             click.echo(f"note: {words}", err=True)
@@ -226,9 +234,15 @@ def watching(spool: "Spool", metrics: "Metrics", labels: "Labels") -> Any:
 def consent_for_evaluation(ledger: Path | str, *, must_exist: bool = False) -> "Consent":
     """The router's consent check: default deny, by the ledger, for the purpose `evaluation`."""
     store = open_ledger(ledger, must_exist=must_exist)
+    return consenting(lambda: store)
+
+
+def consenting(store: "Callable[[], Ledger]") -> "Consent":
+    """The same by a ledger that is opened when somebody is first asked about, and again while it could not be."""
 
     def consents(subject: str) -> bool:
-        at = store.consent.head().sequence
-        return store.consent.covers(subject, "evaluation", at, store.database.clock()).covered
+        kept = store()
+        at = kept.consent.head().sequence
+        return kept.consent.covers(subject, "evaluation", at, kept.database.clock()).covered
 
     return consents

@@ -43,7 +43,9 @@ class ShadowRun:
 
     `monitor` makes the ASGI application that watches (`Monitor`), served at `monitor_port`. `passed` looks up a passed
     shadow verdict, which mode `ab` needs. Files with tokens are the legs' own keys: the worker's, and, towards the
-    aligned policy, the router's. `unsaid` tells what of the two endpoints could not be compared.
+    aligned policy, the router's. `unsaid` tells what of the two endpoints could not be compared. With `users_first`
+    what is wrong with the aligned policy is said there too, and the run starts: a router that comes up again in the
+    users' path must not wait for a candidate.
     """
 
     def __init__(
@@ -65,20 +67,28 @@ class ShadowRun:
         passed: Passed | None = None,
         monitor: Callable[[Spool, Metrics], Any] | None = None,
         monitor_port: int = 0,
+        users_first: bool = False,
     ) -> None:
         if experiment.mode == "aa":
             aligned_url, aligned_token = aligned_url or reference_url, aligned_token or reference_token
         reference_key, aligned_key = token(reference_token), token(aligned_token)
         asked = upstream(experiment, "reference", reference_url, reference_key)
-        one, other, self.unsaid = comparable(experiment, asked, aligned_url, aligned_key)
-        policy = _require_passed(one, other, passed) if experiment.mode == "ab" else ""
+        policy = ""
+        try:
+            one, other, self.unsaid = comparable(experiment, asked, aligned_url, aligned_key)
+            if experiment.mode == "ab":
+                policy = _require_passed(one, other, passed)
+        except PlumblineError as error:
+            if not users_first:
+                raise
+            self.unsaid = [f"{error.fact}; users get the reference, all of them, whatever the mode"]
         self._bound = listen(host, port)
         watched = None if monitor is None else listen(host, monitor_port)
         self.metrics = Metrics()
         self.spool = Spool(spool_dir, experiment)
         self.recorder = Recorder(self.spool, consent)
         answering = None
-        if experiment.mode == "ab" and aligned_url is not None:
+        if policy and aligned_url is not None:
             aligned = upstream(experiment, "aligned", aligned_url, aligned_key)
             name, switch = experiment.reference_model, Switch(self.spool)
             answering = AlignedLeg(aligned, name, policy, switch, patience_s=deadline_s)
