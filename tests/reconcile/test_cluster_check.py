@@ -140,11 +140,11 @@ def whole(asked: Questions) -> Facts:
             **{name: crd_knowing(*fields) for name, fields in NEEDED_FIELDS.items()},
         },
         deployments=[
-            deployment("kuberay-operator", "quay.io/kuberay/operator:v1.7.0"),
+            deployment("kuberay-operator", "registry.example/kuberay/operator:v1.7.0"),
             deployment("kserve-controller-manager", "kserve/kserve-controller:v0.20.0"),
-            deployment("kueue-controller-manager", "registry.k8s.io/kueue/kueue:v0.15.1"),
+            deployment("kueue-controller-manager", "registry.example/kueue/kueue:v0.15.1"),
             deployment("karpenter", "public.ecr.aws/karpenter/controller:1.8.1@sha256:0"),
-            deployment("prometheus-operator", "quay.io/prometheus-operator/prometheus-operator:v0.86.1"),
+            deployment("prometheus-operator", "registry.example/prometheus-operator/prometheus-operator:v0.86.1"),
             deployment(
                 "plumbline-operator", "plumbline:1", "demo", **ours, **{"app.kubernetes.io/version": __version__}
             ),
@@ -271,7 +271,7 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
         (EVERYTHING, swap("node_class", None), "error", "Karpenter", "no EC2NodeClass default", "name another"),
         (EVERYTHING, without("groups", "monitoring.coreos.com"), "error", "Prometheus Operator", "v1", "a plain"),
         (  # 0.80 is the first that knows a PodMonitor's portNumber
-            EVERYTHING, image("prometheus-operator", "quay.io/prometheus-operator/prometheus-operator:v0.79.2"),
+            EVERYTHING, image("prometheus-operator", "registry.example/prometheus-operator:v0.79.2"),
             "warning", "Prometheus Operator", "0.79", "install",
         ),
         (EVERYTHING, without("groups", "gateway.networking.k8s.io"), "error", "Gateway API", "not served", "install"),

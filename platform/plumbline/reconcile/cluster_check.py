@@ -283,7 +283,7 @@ def running(asked: Questions, seen: Facts) -> Iterator[Finding]:
 
 
 def version_of(text: str) -> tuple[int, int]:
-    """Major and minor of `v1.36.2-eks-3`, `quay.io/kuberay/operator:v1.7.0`, `1.30+`; (0, 0) for none."""
+    """Major and minor of `v1.36.2-eks-3`, `registry.example/kuberay/operator:v1.7.0`, `1.30+`; (0, 0) for none."""
     found = re.search(r"(?:^|[:v])v?(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
