@@ -92,3 +92,14 @@ def test_the_newest_decision_is_the_one_recorded_last(desk: Any) -> None:
         desk.now += timedelta(days=1)
         digest = desk.ledger.releases.record_decision(make.decision(digest_of(name)))
     assert newest_decision(desk.ledger) == (digest, desk.now)
+
+
+def test_of_decisions_of_one_moment_the_one_that_a_release_rests_on_is_the_newest(desk: Any) -> None:
+    releases = desk.ledger.releases
+    decisions = [make.decision(digest_of(f"policy {number}")) for number in range(4)]
+    for one in decisions:
+        releases.record_decision(one)
+    rests = min(decisions, key=lambda one: one.digest)  # the last by digest
+    releases.promote("assistant", rests.reference, reason="what users have", actor="owner")
+    releases.promote("assistant", rests.aligned, reason="it passed", actor="owner", without_shadow="a test")
+    assert newest_decision(desk.ledger) == (rests.digest, desk.now)

@@ -72,8 +72,12 @@ def read_funnel(ledger: Ledger, *, known: int | None = None) -> Funnel:
 
 
 def newest_decision(ledger: Ledger) -> tuple[str, datetime] | None:
-    """Digest of the gate decision that was recorded last, and when."""
-    row = ledger.database.row("SELECT digest, recorded_at FROM decision ORDER BY recorded_at DESC, digest DESC LIMIT 1")
+    """Digest of the gate decision that was recorded last, and when; of several at one moment (a clock may be set, as
+    the loop's is) one that a release rests on."""
+    row = ledger.database.row(
+        "SELECT digest, recorded_at FROM decision ORDER BY recorded_at DESC,"
+        " EXISTS (SELECT 1 FROM release WHERE release.decision = decision.digest) DESC, digest DESC LIMIT 1"
+    )
     return None if row is None else (row["digest"], datetime.fromisoformat(row["recorded_at"]))
 
 
