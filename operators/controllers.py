@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from api_server import ApiServer, Json
 
@@ -40,6 +41,7 @@ from plumbline.stores import Approval, Lease, StaleLease
 
 logger = logging.getLogger("plumbline.operator")
 GUARD_SECONDS = 60.0
+Written = TypeVar("Written")
 
 
 class NotLeading(Exception):
@@ -201,8 +203,8 @@ class LineController(Controller):
             await self.api.delete(item)
 
 
-class ApprovalController(Controller):
-    """People's words on candidates: checked once more, and written into the ledger under a fencing token."""
+class FencedController(Controller):
+    """What looks share that write into the ledger: the fencing token, and admission, which is not taken on trust."""
 
     def __init__(
         self,
@@ -217,6 +219,34 @@ class ApprovalController(Controller):
         self.fence_lost = fence_lost
         self._guard: tuple[float, str] = (float("-inf"), "")
 
+    async def guard(self) -> str:
+        """What is wrong with admission now; empty when nothing is."""
+        raise NotImplementedError
+
+    async def guarded(self) -> str:
+        """`guard`, asked for once a minute, and at each look while something is wrong."""
+        at, problem = self._guard
+        if time.monotonic() - at > GUARD_SECONDS or problem:
+            problem = await self.guard()
+            self._guard = (time.monotonic(), problem)
+        return problem
+
+    async def write(self, call: Callable[..., Written], *arguments: object) -> Written:
+        """`call(*arguments, lease)` in a thread. LookAgain while there is no token, or when it is another's by now."""
+        self.check()
+        if (lease := self.fence()) is None:
+            self.fence_lost()
+            raise LookAgain("there is no fencing token yet")
+        try:
+            return await asyncio.to_thread(call, *arguments, lease)
+        except StaleLease as error:
+            self.fence_lost()
+            raise LookAgain(error.fact) from error
+
+
+class ApprovalController(FencedController):
+    """People's words on candidates: checked once more, and written into the ledger under a fencing token."""
+
     async def look(self, namespace: str, name: str) -> bool:
         approval = await self.api.get("Approval", namespace, name)
         if approval is None or approval["metadata"].get("deletionTimestamp"):
@@ -224,32 +254,18 @@ class ApprovalController(Controller):
         spec = approval["spec"]
         candidate, approved = spec["candidate"], spec["decision"] == "approved"
         seen = await asyncio.to_thread(self.observer.approval, candidate, spec["approver"])
-        seen = dataclasses.replace(seen, guarded=await self._guarded())
+        seen = dataclasses.replace(seen, guarded=await self.guarded())
         decision = judge(candidate, approved, seen)
         if decision.verdict == "record":
-            self.check()
-            if (lease := self.fence()) is None:
-                self.fence_lost()
-                raise LookAgain("there is no fencing token yet")
-            word = Approval(spec["approver"], approved, spec["reason"])
-            try:
-                await asyncio.to_thread(self.observer.record, candidate, word, lease)
-            except StaleLease as error:
-                self.fence_lost()
-                raise LookAgain(error.fact) from error
+            await self.write(self.observer.record, candidate, Approval(spec["approver"], approved, spec["reason"]))
             logger.info("%s/%s: %s, recorded", namespace, name, spec["decision"])
         now = resources.stamp(datetime.now(UTC))
         told = resources.news(approval, [decision.condition], ("Verified",))
         await self.report(approval, resources.approval_status(approval, decision, now=now), told, now)
         return True
 
-    async def _guarded(self) -> str:
-        """What is wrong with the admission policy; asked for once a minute."""
-        at, problem = self._guard
-        if time.monotonic() - at > GUARD_SECONDS or problem:
-            problem = guard_problem(*await self.api.admission(POLICY))
-            self._guard = (time.monotonic(), problem)
-        return problem
+    async def guard(self) -> str:
+        return guard_problem(*await self.api.admission(POLICY))
 
 
 class ErasureController(Controller):

@@ -8,38 +8,20 @@ status. Nothing here needs a finalizer: a Release that is deleted moves nothing,
 import asyncio
 import dataclasses
 import logging
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
-from api_server import ApiServer
-from controllers import GUARD_SECONDS, Controller, LookAgain
+from controllers import Controller, FencedController, LookAgain
 
 from plumbline.errors import PlumblineError
 from plumbline.reconcile import release_objects, resources
-from plumbline.reconcile.cluster_observer import ClusterObserver
 from plumbline.reconcile.release import reconcile_release
 from plumbline.reconcile.release_guard import LIST, RULES, release_guard_problem
-from plumbline.stores import Lease, StaleLease
 
 logger = logging.getLogger("plumbline.operator")
 
 
-class ReleaseController(Controller):
+class ReleaseController(FencedController):
     """People's requests to move a release: checked once more, and answered in the ledger under a fencing token."""
-
-    def __init__(
-        self,
-        api: ApiServer,
-        observer: ClusterObserver,
-        leads: Callable[[], bool],
-        fence: Callable[[], Lease | None],
-        fence_lost: Callable[[], None],
-    ) -> None:
-        super().__init__(api, observer, leads)
-        self.fence = fence
-        self.fence_lost = fence_lost
-        self._guard: tuple[float, str] = (float("-inf"), "")
 
     async def look(self, namespace: str, name: str) -> bool:
         release = await self.api.get("Release", namespace, name)
@@ -48,18 +30,11 @@ class ReleaseController(Controller):
         asked, ledger = release_objects.release_request(release), self.observer.releases
         seen = await asyncio.to_thread(ledger.look, asked)
         if seen.decided is None:
-            seen = dataclasses.replace(seen, guarded=await self._guarded())
+            seen = dataclasses.replace(seen, guarded=await self.guarded())
         decision = reconcile_release(asked.policy, seen)
         if decision.answer is not None:
-            self.check()
-            if (lease := self.fence()) is None:
-                self.fence_lost()
-                raise LookAgain("there is no fencing token yet")
             try:
-                done = await asyncio.to_thread(ledger.answer, asked, decision.answer, decision.why, lease)
-            except StaleLease as error:
-                self.fence_lost()
-                raise LookAgain(error.fact) from error
+                done = await self.write(ledger.answer, asked, decision.answer, decision.why)
             except PlumblineError as error:  # it was so when it was looked at, and is not any more
                 raise LookAgain(error.fact) from error
             logger.info("%s/%s: %s", namespace, name, done.outcome)
@@ -70,14 +45,9 @@ class ReleaseController(Controller):
         await self.report(release, release_objects.release_status(release, seen, decision, now=now), told, now)
         return True
 
-    async def _guarded(self) -> str:
-        """What is wrong with admission; asked for once a minute, and at each look while something is."""
-        at, problem = self._guard
-        if time.monotonic() - at > GUARD_SECONDS or problem:
-            found = [release_guard_problem(name, *await self.api.admission(name)) for name in RULES]
-            problem = next((one for one in found if one), "")
-            self._guard = (time.monotonic(), problem)
-        return problem
+    async def guard(self) -> str:
+        found = [release_guard_problem(name, *await self.api.admission(name)) for name in RULES]
+        return next((one for one in found if one), "")
 
 
 class PassingController(Controller):

@@ -15,7 +15,9 @@ def gate(reference: str, aligned: str, verdict: Verdict = Verdict.PASS, *, repor
     )
 
 
-def shadow(reference: str, aligned: str, verdict: Verdict = Verdict.PASS, *, experiment: str = "e") -> ShadowVerdict:
+def shadow(
+    reference: str, aligned: str, verdict: Verdict = Verdict.PASS, *, experiment: str = "e", decided: bool = True
+) -> ShadowVerdict:
     return ShadowVerdict(
         experiment=digest_of(experiment),
         name=experiment,
@@ -31,6 +33,6 @@ def shadow(reference: str, aligned: str, verdict: Verdict = Verdict.PASS, *, exp
         counts=ShadowCounts(experiment=experiment, spooled=0, paired=0),
         losses=(),
         requirements=(),
-        decided=True,
+        decided=decided,
         verdict=verdict,
     )

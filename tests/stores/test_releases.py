@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import evidence
 from plumbline.errors import PlumblineError
-from plumbline.records import Adapter, Objective, Optimiser, ShadowCounts, Verdict, digest_of
+from plumbline.records import Adapter, Objective, Optimiser, Verdict, digest_of
 from plumbline.records.shadow import ShadowVerdict
 
 _spec = importlib.util.spec_from_file_location("stores_conftest", Path(__file__).with_name("conftest.py"))
@@ -137,24 +138,7 @@ def test_only_known_remediations_are_recorded(desk: Any) -> None:
 def shadow(
     aligned: str, verdict: Verdict = Verdict.PASS, *, experiment: str = "e", decided: bool = True
 ) -> ShadowVerdict:
-    return ShadowVerdict(
-        experiment=digest_of(experiment),
-        name=experiment,
-        mode="shadow",
-        reference=digest_of("reference"),
-        aligned=aligned,
-        plan=None,
-        aa=None,
-        judge="",
-        pairs=digest_of("pairs"),
-        n=0,
-        sessions=0,
-        counts=ShadowCounts(experiment=experiment, spooled=0, paired=0),
-        losses=(),
-        requirements=(),
-        decided=decided,
-        verdict=verdict,
-    )
+    return evidence.shadow(digest_of("reference"), aligned, verdict, experiment=experiment, decided=decided)
 
 
 WHO = {"reason": "because", "actor": "owner"}

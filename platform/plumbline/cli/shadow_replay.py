@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SPOOL = click.Path(path_type=Path, exists=True, file_okay=False)
 BEING_MADE_S = 5.0
-OFFLINE = "offline"  # whose words a file of requests holds where it does not say
 
 
 @click.command()
@@ -159,7 +158,7 @@ def offline(
     from plumbline.shadow import Spool
     from plumbline.shadow.experiment import comparable, worker_for
     from plumbline.shadow.legs import token, upstream
-    from plumbline.shadow.offline import ask_both, read_requests
+    from plumbline.shadow.offline import OFFLINE, ask_both, read_requests
 
     for name, value in (("experiment", described["experiment"]), ("reference", shared["reference_url"])):
         if value is None:
@@ -214,8 +213,9 @@ def forget(spool: Path, identity: str | None, withdrawn: bool, ledger: Path, blo
         if identity is not None:
             people = [tenant_key(ledger, open_ledger(ledger, must_exist=True), identity=identity).of(identity)]
         else:
-            consents = consent_for_evaluation(ledger, must_exist=True)
-            people = [one for one in store.subjects() if one != OFFLINE and not consents(one)]
+            from plumbline.shadow.offline import gone
+
+            people = gone(store, consent_for_evaluation(ledger, must_exist=True))
         erased = sum(store.forget(subject) for subject in people)
     click.echo(f"{erased} records of {len(people)} {'person' if len(people) == 1 else 'people'} erased; counts stay")
 

@@ -35,13 +35,12 @@ from plumbline.shadow import Consent, Experiment, Spool
 from plumbline.shadow.experiment import comparable, worker_for
 from plumbline.shadow.legs import Stated, token, upstream
 from plumbline.shadow.observed import Labels
-from plumbline.shadow.offline import Line, ask_both, read_requests
+from plumbline.shadow.offline import OFFLINE, Line, ask_both, gone, read_requests
 from plumbline.shadow.planning import discordance_of, make_plan, margins_of, read_plan, sessions_of, write_plan
 from plumbline.shadow.verdict import aa_result, shadow_verdict
 from plumbline.stores import BlobStore, Ledger
 from plumbline.stores.shadow_steps import ShadowSteps
 
-OFFLINE = "offline"  # whose words a file of requests holds where it does not say
 AMPLE = 10  # times as many sessions as an A/A run must have: a plan for what is rare in them needs more than the least
 
 
@@ -185,8 +184,8 @@ class Steps:
         with contextlib.closing(spool):
             if task.vouched and not spool.notes():
                 spool.note(f"consented by: {task.vouched}")
-            for gone in [one for one in spool.subjects() if one != OFFLINE and not self.consent(one)]:
-                spool.forget(gone)
+            for subject in gone(spool, self.consent):
+                spool.forget(subject)
             tokens = {"reference_token": task.reference_token, "aligned_token": task.aligned_token}
             shared: dict[str, Any] = {"concurrency": task.concurrency, "deadline_s": task.deadline_s}
             worker = worker_for(

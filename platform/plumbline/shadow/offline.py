@@ -35,8 +35,14 @@ from plumbline.shadow.spool import Loss, Spool
 from plumbline.shadow.worker import Worker
 
 OURS = ("session", "slice", "subject")
+OFFLINE = "offline"  # whose words a file of requests holds where it does not say
 CHUNK = 64
 NAMED = 8  # malformed lines that a message names
+
+
+def gone(spool: Spool, consent: Consent) -> list[str]:
+    """Whose words a spool holds who do not consent any more. Whoever vouched for a file is nobody's consent to ask."""
+    return [one for one in spool.subjects() if one != OFFLINE and not consent(one)]
 
 
 @dataclass(frozen=True)

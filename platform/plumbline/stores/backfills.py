@@ -10,7 +10,7 @@ A part that is not the next one is refused, so two writers of one file cannot bo
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plumbline.errors import PlumblineError
 from plumbline.stores.database import Database
@@ -73,23 +73,23 @@ class Backfills:
         """
         with self._database.transaction():
             before = self._next(run, task, part)
-            outcomes = Counter(receipt.outcome for receipt in self._inbox.append(events))
+            outcomes = Counter[str](receipt.outcome for receipt in self._inbox.append(events))
             if reasons:
                 self._inbox.count_refused({(before.source, reason): count for reason, count in reasons.items()})
-            counts = {
-                "events": Counter(before.counts) + outcomes,
-                "reasons": Counter(before.reasons) + Counter(reasons),
-            }
-            self._move(run, task, part + 1, before.lines + lines, json.dumps(counts))
-            return Backfill(run, before.source, before.tasks, task, part + 1, before.lines + lines, **_read(counts))
+            return self._move(
+                replace(
+                    before,
+                    part=part + 1,
+                    lines=before.lines + lines,
+                    counts=dict(Counter(before.counts) + outcomes),
+                    reasons=dict(Counter(before.reasons) + Counter(reasons)),
+                )
+            )
 
     def finish_task(self, run: str, task: int, parts: int) -> Backfill:
         """All parts of a task have landed: the next part is the first of the next task."""
         with self._database.transaction():
-            before = self._next(run, task, parts)
-            counts = {"events": dict(before.counts), "reasons": dict(before.reasons)}
-            self._move(run, task + 1, 0, before.lines, json.dumps(counts))
-            return Backfill(run, before.source, before.tasks, task + 1, 0, before.lines, before.counts, before.reasons)
+            return self._move(replace(self._next(run, task, parts), task=task + 1, part=0))
 
     def _next(self, run: str, task: int, part: int) -> Backfill:
         found = self.read(run)
@@ -101,12 +101,10 @@ class Backfills:
             )
         return found
 
-    def _move(self, run: str, task: int, part: int, lines: int, counts: str) -> None:
+    def _move(self, to: Backfill) -> Backfill:
+        counts = json.dumps({"events": dict(to.counts), "reasons": dict(to.reasons)})
         self._database.execute(
             "UPDATE backfill SET task = ?, part = ?, lines = ?, counts = ?, updated_at = ? WHERE run = ?",
-            (task, part, lines, counts, self._database.now(), run),
+            (to.task, to.part, to.lines, counts, self._database.now(), to.run),
         )
-
-
-def _read(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    return {"counts": dict(counts["events"]), "reasons": dict(counts["reasons"])}
+        return to
