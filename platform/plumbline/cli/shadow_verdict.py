@@ -66,7 +66,7 @@ def plan(
     json_out: bool,
 ) -> None:
     """Say how many sessions a verdict takes; with SPOOL, write that into SPOOL/plan.json before the first pair."""
-    from plumbline.shadow.planning import GUESS, discordance_of, make_plan, margins_of, sessions_of, write_plan
+    from plumbline.shadow.planning import GUESS, make_plan, margins_of, plan_after, write_plan
     from plumbline.shadow.verdict import aa_result
 
     by_rubric = read_rubric(rubric)
@@ -87,11 +87,8 @@ def plan(
             result = aa_result(store, labels_of(judge), planned)
         if result.sessions < aa_sessions:
             click.echo(f"note: the A/A run holds {result.sessions} sessions, a verdict wants {aa_sessions}", err=True)
-        expected = discordance if discordance is not None else discordance_of(result, held)
-        seen, holding = sessions_of(result, held)
-        planned = make_plan(
-            held, discordance=expected, turns=turns or seen, shares=holding, source=result.digest, **settings
-        )
+        named = {"discordance": discordance, "turns": turns}
+        planned = plan_after(result, held, **settings, **{name: one for name, one in named.items() if one is not None})
     written = write_plan(planned, spool) if spool is not None else None
     if json_out:
         print_json({"digest": planned.digest, **planned.model_dump(mode="json")})

@@ -31,7 +31,7 @@ from plumbline.records.shadow import AaResult, ShadowPlan, ShadowVerdict
 from plumbline.serving import PredictorProcess, wait_all
 from plumbline.shadow import Experiment, Spool, read_pairs, start_shadow, summarise
 from plumbline.shadow.observed import Labels
-from plumbline.shadow.planning import discordance_of, make_plan, sessions_of, write_plan
+from plumbline.shadow.planning import make_plan, plan_after, write_plan
 from plumbline.shadow.verdict import aa_result, shadow_verdict
 from plumbline.stores import Ledger
 
@@ -104,16 +104,7 @@ class People:
             wait_all(legs)
             urls = legs[0].openai_url, legs[1].openai_url
             aa = self._alike(serving, urls[0], n // AA_PART, labels, told)
-            turns, shares = sessions_of(aa, LIVE_MARGINS)
-            plan = make_plan(
-                LIVE_MARGINS,
-                discordance=discordance_of(aa, LIVE_MARGINS),
-                turns=turns,
-                shares=shares,
-                aa_sessions=AA_SESSIONS,
-                rubric=self.rubric.digest,
-                source=aa.digest,
-            )
+            plan = plan_after(aa, LIVE_MARGINS, aa_sessions=AA_SESSIONS, rubric=self.rubric.digest)
             experiment = self._experiment(name, reference_model=serving, aligned_model=name, max_pending=max(n, 1))
             folder = self._ask(experiment, urls, self.requests(name, n), plan, told)
         finally:

@@ -36,7 +36,7 @@ from plumbline.shadow.experiment import comparable, worker_for
 from plumbline.shadow.legs import Stated, token, upstream
 from plumbline.shadow.observed import Labels
 from plumbline.shadow.offline import OFFLINE, Line, ask_both, gone, read_requests
-from plumbline.shadow.planning import discordance_of, make_plan, margins_of, read_plan, sessions_of, write_plan
+from plumbline.shadow.planning import make_plan, margins_of, plan_after, read_plan, write_plan
 from plumbline.shadow.verdict import aa_result, shadow_verdict
 from plumbline.stores import BlobStore, Ledger
 from plumbline.stores.shadow_steps import ShadowSteps
@@ -275,16 +275,12 @@ class Steps:
 
     def _planned(self) -> ShadowPlan:
         margins, found = self._margins(), self._result(self._guess())
-        turns, shares = sessions_of(found, margins)
-        plan = make_plan(
+        plan = plan_after(
+            found,
             margins,
-            discordance=discordance_of(found, margins),
-            turns=turns,
-            shares=shares,
             correlation=0.5,
             aa_sessions=self.task.aa_sessions,
             rubric=self.task.rubric.digest if not self.task.margins else None,
-            source=found.digest,
         )
         least = self.task.planned_sessions
         more = tuple(

@@ -17,7 +17,7 @@ horizon that is chosen after looking is no horizon.
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
@@ -134,6 +134,13 @@ def _pairs(margin: float, discordance: float, turns: float, correlation: float, 
         differing = pairs * discordance / clustered  # sessions
         effect = (differing * clustered + PRIOR_CLUSTERS * turns) / (differing + PRIOR_CLUSTERS)
     return pairs
+
+
+def plan_after(result: AaResult, margins: Mapping[str, float], **settings: Any) -> ShadowPlan:
+    """A plan from what an A/A run showed of noise and sessions; `settings`, of `make_plan`, stand in their place."""
+    turns, shares = sessions_of(result, margins)
+    seen = {"discordance": discordance_of(result, margins), "turns": turns, "shares": shares, "source": result.digest}
+    return make_plan(margins, **{**seen, **settings})
 
 
 def discordance_of(result: AaResult, margins: Mapping[str, float]) -> dict[str, float]:

@@ -20,6 +20,18 @@ from plumbline.records import DecoderSettings, PolicyManifest
 DEATHS = 3  # of actors over one batch, before it is given up
 
 
+def require_ray() -> None:
+    """PlumblineError where Ray is not connected."""
+    import ray
+
+    if not ray.is_initialized():
+        raise PlumblineError(
+            "Ray is not connected",
+            consequence="there is nobody to ask the policy",
+            remedy="call ray.init() first, or ask in this process",
+        )
+
+
 class RayCrew:
     """An Asker over `workers` actors that load the policy at `path`. Close it, or use it in a `with` block."""
 
@@ -28,15 +40,9 @@ class RayCrew:
     def __init__(
         self, path: Path, manifest: PolicyManifest, *, workers: int, device: str = "cpu", threads: int | None = None
     ) -> None:
-        import ray
         import torch
 
-        if not ray.is_initialized():
-            raise PlumblineError(
-                "Ray is not connected",
-                consequence="there is nobody to ask the policy",
-                remedy="call ray.init() first, or ask in this process",
-            )
+        require_ray()
         self._manifest, self.place = manifest, device
         self._threads = threads or torch.get_num_threads()
         self._path, self.workers = path, workers

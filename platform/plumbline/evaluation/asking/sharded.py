@@ -16,6 +16,7 @@ from typing import Any
 
 from plumbline.errors import PlumblineError
 from plumbline.evaluation.asking.answered import Answered, Batch, ask_items
+from plumbline.evaluation.asking.crew import require_ray
 from plumbline.evaluation.asking.records import ItemAnswer
 from plumbline.records import DecoderSettings, PolicyManifest, SuiteItem
 
@@ -37,15 +38,9 @@ class RayDataCrew:
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        import ray
         import torch
 
-        if not ray.is_initialized():
-            raise PlumblineError(
-                "Ray is not connected",
-                consequence="there is nobody to ask the policy",
-                remedy="call ray.init() first, or ask in this process",
-            )
+        require_ray()
         self._manifest, self._path, self.place = manifest, path, device
         self._fewest, self._most = (workers, workers) if isinstance(workers, int) else workers
         self._threads = threads or torch.get_num_threads()
