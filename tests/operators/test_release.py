@@ -1,15 +1,17 @@
 """Releases as objects: refused by admission, checked again by the operator, and moved once for each request."""
 
 import asyncio
+import contextlib
+import signal
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from emulator import Weather
 from kmock._internal.k8s import KubernetesError
-from operator_tools import EVENTS, PASSING, RELEASES, Cluster, Desk, Doc, mock_cluster, operator, until
+from operator_tools import EVENTS, PASSING, RELEASES, Cluster, Desk, Doc, Running, mock_cluster, operator, until
 
 from evidence import gate, shadow
 from plumbline.records import Verdict, digest_of
@@ -47,6 +49,16 @@ async def ask(cluster: Cluster, policy: str, *, by: str = "olga", **spec: Any) -
         await cluster.change(RELEASES, "default", {"spec": wanted}, by=by)
     else:
         await cluster.create(RELEASES, "Release", "default", wanted, by=by)
+
+
+@contextlib.contextmanager
+def halted(running: Running) -> Iterator[None]:
+    """The operator looks at nothing meanwhile: less than its lease."""
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        running.process.send_signal(signal.SIGCONT)
 
 
 async def denied(asking: Awaitable[None]) -> str:
@@ -116,9 +128,10 @@ def test_what_was_admitted_on_an_old_list_is_refused_by_the_operator_for_good(tm
         passes(desk, REFERENCE, ALIGNED)
         async with operator(cluster, desk, resync=60) as running:  # nothing is looked at that no event names
             await until(lambda: may_move(cluster) == [ALIGNED], "the list", running.log)
-            with desk.ledger() as ledger:
-                ledger.releases.record_shadow(shadow(REFERENCE, ALIGNED, Verdict.REGRESSED, experiment="again"))
-            await ask(cluster, ALIGNED)  # admitted: the list is as old as the operator's last look
+            with halted(running):  # admitted: the list is as old as the operator's last look
+                with desk.ledger() as ledger:
+                    ledger.releases.record_shadow(shadow(REFERENCE, ALIGNED, Verdict.REGRESSED, experiment="again"))
+                await ask(cluster, ALIGNED)
             await until(lambda: phase(cluster) == ("Refused", 1), "Refused", running.log)
             release = cluster.one(RELEASES, "default")
             assert cluster.condition("Passed", release) == ("False", "NotPassing") and moves(desk) == []
