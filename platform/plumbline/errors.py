@@ -22,3 +22,14 @@ class PlumblineError(Exception):
 
 def _rebuild(kind: type[PlumblineError], fact: str, consequence: str, remedy: str) -> PlumblineError:
     return kind(fact, consequence=consequence, remedy=remedy)
+
+
+def first_fault(error: Exception) -> str:
+    """One line about an exception, without what was given: of pydantic's where it is, and what is wrong there."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

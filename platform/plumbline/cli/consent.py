@@ -286,8 +286,7 @@ def no_notice(name: str, ledger: Path) -> Exception:
 def consent_terms(*, evidence: Path | None, categories: tuple[str, ...], **terms: Any) -> Any:
     from pydantic import ValidationError
 
-    from plumbline.cli.options import first_fault
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.records import ConsentTerms, digest_bytes
 
     if evidence is not None:

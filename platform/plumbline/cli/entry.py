@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from plumbline.cli.main import explain
-from plumbline.cli.options import Workers, first_fault, read_text
-from plumbline.errors import PlumblineError
+from plumbline.cli.options import Workers, read_text
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.records import Record
 
 R = TypeVar("R", bound=Record)

@@ -10,7 +10,6 @@ import click
 
 from plumbline.cli.options import (
     as_json,
-    first_fault,
     open_blobs,
     open_ledger,
     print_json,
@@ -91,7 +90,7 @@ def read_report(path: Path) -> "EvaluationReport":
     """PlumblineError for a file that is no report."""
     from pydantic import ValidationError
 
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.records import EvaluationReport
 
     try:
@@ -177,7 +176,7 @@ def read_rubric(path: Path | None) -> "Rubric":
     """A rubric file, or the micro-world's. PlumblineError for one that is not a rubric."""
     from pydantic import ValidationError
 
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.microworld import microworld_rubric
     from plumbline.records import Rubric
 

@@ -19,7 +19,6 @@ import click
 
 from plumbline.cli.options import (
     as_json,
-    first_fault,
     open_blobs,
     open_ledger,
     print_json,
@@ -96,7 +95,7 @@ def resolve_objective(
     there, is not its dataset's head (unless `superseded`), or holds somebody who withdrew."""
     from pydantic import ValidationError
 
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.policies.files import manifest_of, resolve
     from plumbline.policies.local import load_template
     from plumbline.records import Objective

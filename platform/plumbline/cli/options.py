@@ -184,17 +184,6 @@ def read_yaml(file: Path, what: str, *, consequence: str) -> dict[str, Any]:
     return dict(read)
 
 
-def first_fault(error: Exception) -> str:
-    """One line of a pydantic ValidationError: where, and what is wrong there."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Ray Train answers Ctrl-C with SystemExit(0), which would say "done"; it was interrupted."""

@@ -130,8 +130,7 @@ def _evaluation(asked: dict[str, Any]) -> "EvaluationPlan":
     from pydantic import ValidationError
 
     from plumbline.cli.gate import read_rubric
-    from plumbline.cli.options import first_fault
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.reconcile.plans import EvaluationPlan
 
     more: Sequence[str] = (

@@ -54,8 +54,7 @@ def rubric_of(desk: "ReviewDesk", named: str | None) -> "Rubric":
 def label_of(desk: "ReviewDesk", item: int, person: str, verdict: str, said: dict[str, Any]) -> "Label":
     from pydantic import ValidationError
 
-    from plumbline.cli.options import first_fault
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.records import Label
 
     text, known = said["text"], desk.reviews.item(item).text

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from plumbline.cli.lazy import LazyGroup
-from plumbline.cli.options import AT_LEAST_ONE, PORT, first_fault, open_ledger, stores
+from plumbline.cli.options import AT_LEAST_ONE, PORT, open_ledger, stores
 from plumbline.sockets import listen
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def experiment_from(named: str, settings: dict[str, Any]) -> "Experiment":
     """An experiment from its file or its name, with the options that were given on top."""
     from pydantic import ValidationError
 
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.shadow import Experiment, read_experiment
 
     given = {name: settings[name] for name in SETTINGS if settings.get(name) is not None}

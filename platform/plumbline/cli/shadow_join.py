@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plumbline.cli.options import as_json, first_fault, open_ledger, print_json, stores, tenant_key
+from plumbline.cli.options import as_json, open_ledger, print_json, stores, tenant_key
 
 if TYPE_CHECKING:
     from plumbline.records import FeedbackEvent
@@ -89,7 +89,7 @@ def join(
 def described(experiment: str) -> "Experiment":
     from pydantic import ValidationError
 
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
     from plumbline.shadow import Experiment, read_experiment
 
     if (file := Path(experiment)).is_file():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plumbline.cli.gate import read_rubric
-from plumbline.cli.options import as_json, first_fault, open_ledger, print_json, read_text, stores
+from plumbline.cli.options import as_json, open_ledger, print_json, read_text, stores
 
 if TYPE_CHECKING:
     from plumbline.records import Rubric
@@ -250,7 +250,7 @@ def labels_of(judge: Path | None) -> "Labels":
 
 def read_scores(file: Path | None) -> "Scorer | None":
     """Scores by request. PlumblineError for a line that is none."""
-    from plumbline.errors import PlumblineError
+    from plumbline.errors import PlumblineError, first_fault
 
     if file is None:
         return None

@@ -29,7 +29,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.evaluation.answers import ItemAnswer, answer_suite, by_likelihood
 from plumbline.evaluation.behaviors.base import share_of, success
 from plumbline.evaluation.judging.judges import Judge, TextJudge
@@ -104,10 +104,8 @@ class Probed:
         try:
             return TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise PlumblineError(
-                f"a probe result cannot be read ({where}: {first['msg']})",
+                f"a probe result cannot be read ({first_fault(error)})",
                 consequence="this checkpoint counts as not probed",
                 remedy="delete the damaged file and probe the checkpoint again",
             ) from error

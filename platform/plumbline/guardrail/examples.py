@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.records import Digest, Message, Record, digest_of, last_user_text
 from plumbline.records.judging import Side
 
@@ -83,9 +83,8 @@ def read_examples(path: Path) -> list[GuardrailExample]:
             if example.id in seen:
                 raise ValueError(f"the id {example.id!r} stands on an earlier line already")
         except (ValueError, TypeError, RecursionError) as error:
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise PlumblineError(
-                f"{path.name} line {number}: {why}",
+                f"{path.name} line {number}: {first_fault(error)}",
                 consequence="nothing was fitted or measured; a set is used whole or not at all",
                 remedy="correct the line; it needs id, violation (true or false), slice, and a text to read",
             ) from error

@@ -19,9 +19,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.evaluation.judging.instrument import sealed
 from plumbline.evaluation.judging.ngrams import Ngrams
 from plumbline.guardrail.examples import GuardrailExample, halves, set_digest
@@ -161,9 +159,8 @@ def read_guardrail(path: Path) -> GuardrailFile:
         for side in file.sides:
             Ngrams(side.model).ready()
     except (OSError, ValueError, RecursionError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise PlumblineError(
-            f"{path} is not a guardrail: {why}",
+            f"{path} is not a guardrail: {first_fault(error)}",
             consequence="nothing is guarded by it, and it was not loaded",
             remedy="give the file that `plumb guardrail fit` wrote",
         ) from error

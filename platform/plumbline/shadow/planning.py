@@ -21,7 +21,7 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.policies.files import write_durably
 from plumbline.records import Rubric
 from plumbline.records.shadow import AaResult, PlannedRequirement, RequirementName, ShadowPlan
@@ -114,7 +114,7 @@ def make_plan(
         )
     except (ValidationError, ValueError, KeyError) as error:
         raise PlumblineError(
-            f"there is no plan for this: {_first(error)}",
+            f"there is no plan for this: {first_fault(error)}",
             consequence="nothing was planned",
             remedy="give margins and limits between 0 and 1, a discordance in [0, 1], and turns from 1 up",
         ) from error
@@ -195,14 +195,7 @@ def read_plan(directory: Path) -> ShadowPlan | None:
         return None
     except (OSError, ValueError) as error:
         raise PlumblineError(
-            f"{file} is no plan of a shadow experiment: {_first(error)}",
+            f"{file} is no plan of a shadow experiment: {first_fault(error)}",
             consequence="the experiment has no horizon, so nothing was decided",
             remedy="put the file back as `plumb shadow plan` wrote it",
         ) from error
-
-
-def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.evaluation.judging.acts import Act, AnswerText, LabelledAnswer, looks_incoherent, text_digest
 from plumbline.evaluation.judging.judges import ABSTENTION_PREFIXES, Judge, TextJudge
 from plumbline.evaluation.judging.ngrams import Ngrams
@@ -208,9 +208,8 @@ def load_judge(path: Path, asked: Mapping[str, Policy] | None = None) -> Instrum
         if fitted.model is not None:
             Ngrams(fitted.model).ready()
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise PlumblineError(
-            f"{path} is not a judge: {why}",
+            f"{path} is not a judge: {first_fault(error)}",
             consequence="nothing was judged",
             remedy="give the file that `plumb judge fit` wrote",
         ) from error

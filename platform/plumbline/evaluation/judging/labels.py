@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.evaluation.answers import Answers
 from plumbline.evaluation.judging.acts import Act, AnswerText, LabelledAnswer, text_digest
 from plumbline.evaluation.judging.cards import stable_hash
@@ -301,16 +299,9 @@ def _unreadable(path: Path, why: str) -> PlumblineError:
 
 
 def _malformed(path: Path, number: int, wanted: str, error: Exception | None) -> PlumblineError:
-    why = "" if error is None else f": {_first(error)}"
+    why = "" if error is None else f": {first_fault(error)}"
     return PlumblineError(
         f"{path.name} line {number} lacks {wanted}{why}",
         consequence="nothing was measured; a file is used whole or not at all",
         remedy="correct the line",
     )
-
-
-def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        found = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
-    return (str(error).splitlines() or [type(error).__name__])[0]

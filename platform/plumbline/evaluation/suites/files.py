@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.policies.files import write_durably
 from plumbline.records import Suite, SuiteItem
 from plumbline.records.suite import SuiteTerms
@@ -60,7 +60,7 @@ def load_suite(path: Path, *, logged: bool = False) -> Suite:
         try:
             item = SuiteItem.model_validate_json(line)
         except ValidationError as error:
-            raise _malformed(path, number, _first(error)) from error
+            raise _malformed(path, number, first_fault(error)) from error
         if item.id in seen:
             raise _malformed(path, number, f"the id {item.id!r} stands on line {seen[item.id]} already")
         if (fault := fault_of(item) or _misnamed_choice(item)) is not None:
@@ -102,7 +102,7 @@ def join_suites(suites: Sequence[Suite]) -> Suite:
         return Suite(name=name, version=version, items=items, terms=terms)
     except ValidationError as error:
         raise PlumblineError(
-            f"the suites {name} cannot be asked together: {_first(error)}",
+            f"the suites {name} cannot be asked together: {first_fault(error)}",
             consequence="nothing was evaluated",
             remedy="name each suite once, and give items ids that no other suite uses",
         ) from error
@@ -142,7 +142,7 @@ def _header(path: Path, line: str) -> tuple[str, str, SuiteTerms]:
     try:
         return name, version, SuiteTerms.model_validate({**header, "canaries": canaries})
     except ValidationError as error:
-        raise _malformed(path, 1, _first(error)) from error
+        raise _malformed(path, 1, first_fault(error)) from error
 
 
 def _check_twins(path: Path, items: Sequence[SuiteItem], lines: dict[str, int]) -> None:
@@ -169,12 +169,6 @@ def _misnamed_choice(item: SuiteItem) -> str | None:
         return "a choice is empty, and nothing is always the likeliest continuation"
     strangers = [reference for reference in item.references if reference not in item.choices]
     return f"references name {strangers[0]!r}, which is none of the choices, letter by letter" if strangers else None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def _malformed(path: Path, line: int, what: str) -> PlumblineError:

@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 from pydantic import Field, ValidationError, model_validator
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.evaluation.suites.variants import CANONICAL, variant_of
 from plumbline.records import AREAS, Record, Suite, SuiteItem, say
 
@@ -97,8 +97,7 @@ def read_variants(source: str) -> Variants:
             else:
                 wordings.append(Wording.model_validate(row))
         except (ValidationError, orjson.JSONDecodeError) as error:
-            fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise _refused(source, f"line {number} is no variant: {fault}") from error
+            raise _refused(source, f"line {number} is no variant: {first_fault(error)}") from error
     names = [one.phrasing for one in templates]
     if len(set(names)) < len(names):
         raise _refused(source, "two templates have one phrasing's name")

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from plumbline.errors import PlumblineError
+from plumbline.errors import PlumblineError, first_fault
 from plumbline.feedback.review.desk import ReviewDesk
 from plumbline.records import Label, Rubric
 from plumbline.stores.reviews import Role
@@ -115,7 +115,7 @@ def import_labels(
             except PlumblineError as error:
                 faults.append(f"line {line}: {error.fact}")
             except (ValidationError, ValueError) as error:
-                faults.append(f"line {line}: {_first(error)}")
+                faults.append(f"line {line}: {first_fault(error)}")
         if faults:
             faults.sort(key=lambda fault: int(fault[5:].partition(":")[0]))
             rest = f"\n  ... and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
@@ -208,13 +208,6 @@ def _read_csv(text: str) -> Iterator[tuple[int, Row]]:
         raise _not_a_file(f"line {start} is no CSV: {error}", "comma-separated cells in double quotes") from error
     finally:
         csv.field_size_limit(before)
-
-
-def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return ": ".join(filter(None, (".".join(map(str, first["loc"])), str(first["msg"]))))
-    return str(error)
 
 
 def _not_a_file(fact: str, wanted: str) -> PlumblineError:
