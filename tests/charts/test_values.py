@@ -80,6 +80,8 @@ def test_the_schema_knows_every_value() -> None:
         "training.rayJob.name=Not_A_Name",
         "training.rayJob.elastic=3",
         "serving.canary.weight=101",
+        "shadow.abShare=5",
+        "shadow.abShare=0.0",
         "retention.olderThan=forever",
         "training.mlflow.trackingUri=http://me:secret@mlflow:5000",
         "training.mlflow.trackingUri=databricks",
@@ -89,6 +91,18 @@ def test_helm_refuses_values_that_mean_nothing(helm: Helm, wrong: str) -> None:
     done = helm("template", "rel", str(CHART), "--kube-version", KUBERNETES, "--set", wrong)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sets", "shown"),
+    [
+        ("shadow.enabled=true,shadow.mode=ab,shadow.abShare=0.05", "--ab-share=0.05"),  # --set makes it a string
+        ("networkPolicy.scrapers=null,networkPolicy.clients=null", "kind: NetworkPolicy"),
+    ],
+)
+def test_helm_takes_what_its_own_command_line_makes_of_a_value(helm: Helm, sets: str, shown: str) -> None:
+    done = helm("template", "rel", str(CHART), "--kube-version", KUBERNETES, "--set", sets)
+    assert done.returncode == 0 and shown in done.stdout, done.stderr
 
 
 def test_the_chart_of_definitions_refuses_unknown_values_too(helm: Helm) -> None:

@@ -8,6 +8,7 @@ import pytest
 from plumbline.records import GateDecision, Verdict, digest_of
 from plumbline.shadow.spool import Spool
 from plumbline.stores import Ledger
+from plumbline.stores.release_requests import ReleaseRequest, ReleaseRequests
 from shadow.simulated import ALIGNED, ALIKE, EXPERIMENT, REFERENCE, fill, seen, traffic
 
 WHY = ("--reason", "tests", "--actor", "me")
@@ -84,6 +85,27 @@ def test_from_a_plan_to_a_promotion_and_back(planned):
     assert "complaints" in history[2] and "WITHOUT SHADOW (it was a page of ours)" in history[3]
     entries = planned("release", "history", "--json").json
     assert [entry["policy"] for entry in entries] == [REFERENCE, ALIGNED, REFERENCE, ALIGNED]
+
+    back = ("release", "rollback", "--reason", "complaints again", "--actor", "on call", "--to")
+    assert planned(*back, "reference").faulted("is no policy's digest")
+    assert planned(*back, digest_of("never")).faulted("did not name policy", "users keep the policy they have")
+    assert planned(*back, REFERENCE, "--json").json["policy"] == REFERENCE
+
+
+def test_the_history_tells_of_requests_that_were_refused(planned):
+    gate(planned)  # the first thing in a ledger
+    assert planned("release", "promote", REFERENCE, *WHY).code == 0
+    assert planned("release", "history", "--refused").out == "no request to move release 'default' was refused\n"
+    with Ledger(planned.folder / ".plumbline" / "ledger.sqlite") as ledger:
+        asked = ReleaseRequest("uid/1", "default", ALIGNED, requested_by="olga", reason="ReadTheReport")
+        requests = ReleaseRequests(ledger.database, ledger.releases)
+        requests.answer(asked, "refuse", why="no gate decision compares it")
+    history = planned("release", "history")
+    assert len(history.out.splitlines()) == 1 and "1 request by object was refused" in history.err
+    said = planned("release", "history", "--refused").out
+    assert "olga: ReadTheReport  because: no gate decision compares it" in said
+    (one,) = planned("release", "history", "--refused", "--json").json
+    assert (one["policy"], one["requested_by"]) == (ALIGNED, "olga")
 
 
 def test_a_regression_has_its_exit_code_and_stays_decided(planned):

@@ -60,6 +60,9 @@ def test_a_refusal_is_kept_and_what_the_ledger_no_longer_allows_leaves_no_trace(
     assert requests.decided("uid/1") is None
     refused = requests.answer(ask("uid/1", NEXT), "refuse", why="no gate decision compares it")
     assert (refused.outcome, refused.sequence) == ("refused", None)
+    (kept,) = requests.refused(NAME)
+    assert (kept.policy, kept.requested_by, kept.why) == (NEXT, "olga@example.org", "no gate decision compares it")
+    assert requests.refused("another") == []
     desk.ledger.releases.record_decision(gate(REFERENCE, NEXT))
     desk.ledger.releases.record_shadow(shadow(REFERENCE, NEXT))
     assert requests.answer(ask("uid/1", NEXT), "promote").outcome == "refused", "it takes a new request"

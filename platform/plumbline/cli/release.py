@@ -1,6 +1,7 @@
 """`plumb release`: the one mutable pointer, and its history."""
 
 import re
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from plumbline.cli.options import as_json, open_ledger, print_json, stores
 
 if TYPE_CHECKING:
     from plumbline.records.shadow import ReleaseAudit
+    from plumbline.stores.release_requests import Refused
 
 
 @click.group()
@@ -20,18 +22,28 @@ def release() -> None:
 
 @release.command()
 @click.argument("name", default="default")
+@click.option("--refused", is_flag=True, help="Instead: requests by a Release object that the operator refused.")
 @as_json
 @stores
-def history(name: str, json_out: bool, ledger: Path, blobs: Path) -> None:
+def history(name: str, refused: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Every move of a release, oldest first, and what allowed it."""
-    entries = open_ledger(ledger, must_exist=True).releases.release_audit(name)
+    from plumbline.stores.release_requests import ReleaseRequests
+
+    opened = open_ledger(ledger, must_exist=True)
+    entries = opened.releases.release_audit(name)
+    refusals = ReleaseRequests(opened.database, opened.releases).refused(name)
     if json_out:
-        print_json([entry.model_dump() for entry in entries])
+        print_json([asdict(one) for one in refusals] if refused else [entry.model_dump() for entry in entries])
         return
-    for entry in entries:
-        click.echo(said(entry))
-    if not entries:
+    for line in map(unmoved, refusals) if refused else map(said, entries):
+        click.echo(line)
+    if refused and not refusals:
+        click.echo(f"no request to move release {name!r} was refused")
+    elif not refused and not entries:
         click.echo(f"release {name!r} names no policy yet")
+    elif not refused and refusals:
+        many = "1 request by object was" if len(refusals) == 1 else f"{len(refusals)} requests by object were"
+        click.echo(f"{many} refused: --refused shows them", err=True)
 
 
 @release.command()
@@ -90,13 +102,16 @@ def promote(
 
 @release.command()
 @click.option("--name", default="default", show_default=True)
+@click.option("--to", metavar="POLICY", help="Digest of the policy to go back to (default: the one before).")
 @click.option("--reason", required=True)
 @click.option("--actor", required=True, help="Who rolls back, for the record.")
 @as_json
 @stores
-def rollback(name: str, reason: str, actor: str, json_out: bool, ledger: Path, blobs: Path) -> None:
+def rollback(name: str, to: str | None, reason: str, actor: str, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Give users the policy that they had before; again, the one before that. It needs a reason and no verdict."""
-    _show(open_ledger(ledger, must_exist=True).releases.rollback(name, reason=reason, actor=actor), json_out)
+    if to is not None:
+        _require_digest(to)
+    _show(open_ledger(ledger, must_exist=True).releases.rollback(name, to=to, reason=reason, actor=actor), json_out)
 
 
 def said(entry: "ReleaseAudit") -> str:
@@ -114,6 +129,16 @@ def said(entry: "ReleaseAudit") -> str:
     return (
         f"{entry.sequence}  {entry.recorded_at}  {entry.action}  policy {short(entry.policy)}{back}  {decision}{shadow}"
         f"  {entry.actor}: {entry.reason}"
+    )
+
+
+def unmoved(refused: "Refused") -> str:
+    """One refused request in a line."""
+    from plumbline.records import short
+
+    return (
+        f"{refused.recorded_at}  refused  policy {short(refused.policy)}"
+        f"  {refused.requested_by}: {refused.reason}  because: {refused.why}"
     )
 
 

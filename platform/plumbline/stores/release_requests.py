@@ -40,6 +40,18 @@ class Decided:
     recorded_at: str
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A request that moved nothing: who asked for what, and why it was refused."""
+
+    release: str
+    policy: str
+    requested_by: str
+    reason: str
+    why: str
+    recorded_at: str
+
+
 class ReleaseRequests:
     def __init__(self, database: Database, releases: Releases) -> None:
         self._database = database
@@ -50,6 +62,15 @@ class ReleaseRequests:
             "SELECT outcome, why, sequence, recorded_at FROM release_request WHERE request = ?", (request,)
         )
         return None if row is None else Decided(row[0], row[1], row[2], row[3])
+
+    def refused(self, release: str) -> list[Refused]:
+        """Requests to move a release that were refused, oldest first."""
+        rows = self._database.rows(
+            "SELECT release, policy, requested_by, reason, why, recorded_at FROM release_request"
+            " WHERE release = ? AND outcome = 'refused' ORDER BY recorded_at, request",
+            (release,),
+        )
+        return [Refused(*row) for row in rows]
 
     def answer(self, asked: ReleaseRequest, answer: Answer, *, why: str = "", max_age: timedelta = MAX_AGE) -> Decided:
         """Carry a request out, or refuse it, and record that; one that was decided stays as it was decided.
