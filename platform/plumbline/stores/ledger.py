@@ -15,6 +15,7 @@ from plumbline.stores.lineage import Lineage
 from plumbline.stores.payloads import Payloads
 from plumbline.stores.publications import Publications
 from plumbline.stores.releases import Releases
+from plumbline.stores.review_access import ReviewAccess
 from plumbline.stores.reviews import Reviews
 from plumbline.stores.runs import Runs
 from plumbline.stores.sqlite import SQLiteDatabase
@@ -60,6 +61,7 @@ class Ledger:
         self.publications = Publications(self.database, self.consent, self.runs, self.payloads)
         self.releases = Releases(self.database)
         self.reviews = Reviews(self.database)
+        self.review_access = ReviewAccess(self.database)
         self.exports = Exports(self.database, self.consent)
         self.lineage = Lineage(self.database, self.publications)
 
