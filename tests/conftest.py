@@ -5,13 +5,19 @@
 
 import gc
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from loop.begun import begin, finish
 from tiny import make_tiny_policy
 
+# What children compile of the platform they keep, whatever the caller's shell says: there are hundreds of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,7 +32,7 @@ settings.load_profile("plumbline")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
-ROOMS = ("browser", "charts", "loop", "serving")  # stay on one worker: all their files share what is slow to start
+ROOMS = ("browser", "charts", "serving")  # stay on one worker: all their files share what is slow to start
 APART = ("operators/test_weather.py", "training/test_resume.py")  # long tests that share nothing go to any worker
 RAY = (
     "training/test_ray.py",
@@ -34,7 +40,9 @@ RAY = (
     "jobs/test_evaluate.py",
     "jobs/test_backfill.py",
 )  # one Ray at a time
-LONG = ("loop", "ray", *APART, "feedback/ingestion/test_kills.py", "operators/test_operator.py")
+LOOP = ("loop/test_forgetting.py", "loop/test_loop.py", "loop/test_watched.py")  # wait for the loop
+LONG = ("ray", *APART, "feedback/ingestion/test_kills.py", "operators/test_operator.py", *LOOP)
+LOOP_PROCESS = pytest.StashKey[Any]()
 
 
 def together(file: str) -> str | None:
@@ -67,10 +75,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(groups[item]) if groups[item] in LONG else len(LONG))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays. Libraries that collect garbage at every call need not look at it: 0.25 s each time."""
     gc.collect()
     gc.freeze()
+    if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
+        begin_loop(session.config, [item.nodeid for item in session.items])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    begin_loop(node.config, ids)
+
+
+def begin_loop(config: pytest.Config, tests: Sequence[str]) -> None:
+    """Begin the one loop that the tests share, in the process that outlives all others: other tests go on meanwhile."""
+    if LOOP_PROCESS not in config.stash:
+        config.stash[LOOP_PROCESS] = begin(config._tmp_path_factory.getbasetemp() / "loop", tests)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    finish(session.config.stash.get(LOOP_PROCESS, None))
 
 
 @pytest.fixture(scope="session")

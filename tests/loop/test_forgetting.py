@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loop.conftest import SEED, Ran
+from loop.begun import SEED
+from loop.conftest import Ran
 from plumbline.evaluation.probes import measure, probe_items
 from plumbline.feedback import load_version
 from plumbline.microworld import build_world, validation_items

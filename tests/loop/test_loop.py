@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loop.conftest import SEED, Ran, journal, plumb
+from loop.begun import SEED, journal
+from loop.conftest import Ran, plumb
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first one waits for the whole loop
 

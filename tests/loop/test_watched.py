@@ -25,7 +25,8 @@ import pytest
 import yaml
 from prometheus_client import start_http_server
 
-from loop.conftest import SEED, Ran
+from loop.begun import SEED
+from loop.conftest import Ran
 from monitoring.prometheus import Prometheus, program
 from plumbline.errors import PlumblineError
 from plumbline.feedback import CollectorConfig, Pseudonyms, start_collector
