@@ -233,3 +233,33 @@ def test_an_adjudicator_sees_what_reviewers_said_and_a_reviewer_does_not(browser
     )
     assert "zanzibar" not in told["ruth"]
     assert [one.role for one in desk.reviews.labels([1])[1]] == ["reviewer", "reviewer", "adjudicator"]
+
+
+def test_who_leaves_is_out_and_is_told_what_to_do_about_a_dead_link(browser: Chromium, page: RunningPage) -> None:
+    link = page.link(NAMES.of("rita"))
+    told: dict[str, Any] = {}
+
+    async def heading(tab: Tab) -> str:
+        return str(await tab.ask("document.querySelector('h1').textContent"))
+
+    async def steps(tab: Tab) -> None:
+        await tab.goto(link)
+        await tab.until("document.activeElement.tagName === 'BUTTON'")
+        await tab.loaded(tab.key("Enter"))
+        told["in"] = await heading(tab)
+        await tab.loaded(tab.ask("document.querySelector('.leave button').click()"))
+        told["left"] = await heading(tab)
+        await tab.goto(page.url)
+        told["back"] = await heading(tab)
+        await tab.goto(link)
+        told["again"] = await heading(tab)
+        told["why"] = await tab.ask("document.querySelector('main p').textContent")
+        told["links"] = await tab.ask("document.links.length")
+        told["overflow"], told["contrast"] = await tab.ask(FITS), await tab.ask(CONTRAST)
+
+    tab = browser.drive(steps, width=390)
+    assert (told["in"], told["left"]) == ("Does this answer follow the rubric?", "You have left")
+    assert (told["back"], told["again"]) == ("You are not signed in", "You cannot enter with this")
+    assert "Ask for a new link" in told["why"] and told["links"] == 0
+    assert told["overflow"] == 0 and told["contrast"][0] >= 4.5
+    assert [one for one in tab.complaints if "401" not in one] == []

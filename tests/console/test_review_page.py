@@ -1,78 +1,22 @@
 """The review page's doors: a link lets in once, a session is its person's alone, and forms come from this page only."""
 
-import http.client
 import re
-import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from console.review_visitor import NAMES, RUBRIC, Visitor, opened_desk
 from plumbline.console.review_page import RunningPage, start_review_page
 from plumbline.errors import PlumblineError
-from plumbline.feedback.pseudonyms import Pseudonyms
-from plumbline.feedback.review.desk import ReviewDesk
-from plumbline.microworld import microworld_rubric
-from plumbline.records import TYPE_PREFIX, FeedbackData, FeedbackEvent, say
-from plumbline.stores import Ledger
-
-NAMES = Pseudonyms(b"tenant key of the tests")
-RUBRIC = microworld_rubric()
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[RunningPage]:
-    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    notice = ledger.consent.register_notice("n", "1", "we train on what you write")
-    subject = NAMES.of("ana")
-    ledger.consent.append(subject, "given", ["training"], notice)
-    for number in range(2):
-        data = FeedbackData(
-            subject=subject, messages=(say("user", f"question {number}"),), answer=f"answer {number}", score=1.0
-        )
-        ledger.inbox.append([FeedbackEvent(id=str(number), source="app", type=TYPE_PREFIX + "rating", data=data)])  # type: ignore[arg-type]
-    desk = ReviewDesk(ledger)
-    desk.open_items(RUBRIC)
+    desk = opened_desk(tmp_path / "ledger.sqlite")
     with start_review_page(desk, RUBRIC) as running:
         yield running
-    ledger.close()
-
-
-@dataclass
-class Visitor:
-    """A client that keeps its cookie, as a browser would."""
-
-    page: RunningPage
-    cookie: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def ask(self, path: str, *, host: str | None = None, **form: object) -> tuple[int, str]:
-        address = urllib.parse.urlsplit(self.page.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=20)
-        headers = {"Host": host or address.netloc, "Cookie": self.cookie}
-        body = urllib.parse.urlencode(form, doseq=True) if form else None
-        if body:
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-        connection.request("POST" if form else "GET", path, body, headers)
-        response = connection.getresponse()
-        text = response.read().decode()
-        self.headers = {name.lower(): value for name, value in response.getheaders()}
-        if "set-cookie" in self.headers:
-            self.cookie = self.headers["set-cookie"].partition(";")[0]
-        connection.close()
-        return response.status, text
-
-    def enter(self, name: str, role: str = "reviewer") -> "Visitor":
-        token = self.page.page.invite(NAMES.of(name), role)  # type: ignore[arg-type]
-        assert self.ask("/enter", token=token)[0] == 303
-        return self
-
-    def form(self) -> dict[str, str]:
-        """The hidden fields of the item that is shown."""
-        found = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', self.ask("/")[1])
-        return dict(found)
+    desk.ledger.close()
 
 
 def test_a_link_lets_in_once_and_opening_it_does_not_spend_it(page):

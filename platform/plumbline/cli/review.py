@@ -7,11 +7,13 @@ Exit codes: 0 done; `agreement` says 1 when labels are blocked (alpha under .667
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from plumbline.cli.feedback import Age
 from plumbline.cli.options import PORT, as_json, open_ledger, print_json, read_text, stores
 from plumbline.cli.review_desk import (
     desk_of,
@@ -25,6 +27,9 @@ from plumbline.cli.review_desk import (
     seen,
     visible,
 )
+
+if TYPE_CHECKING:
+    from plumbline.stores.reviews import Role
 
 F = TypeVar("F", bound=Callable[..., Any])
 VERDICTS, SEVERITIES = ("approve", "reject", "unsure"), ("none", "minor", "major", "severe")
@@ -282,6 +287,13 @@ def revisions(json_out: bool, ledger: Path, blobs: Path) -> None:
 @click.option("--adjudicator", "adjudicators", multiple=True, help="Somebody who decides; repeatable.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=PORT, default=8091, show_default=True)
+@click.option(
+    "--public-url",
+    default="",
+    envvar="PLUMBLINE_REVIEW_URL",
+    help="Where people find the page, https://HOST or https://HOST/PATH (default: where it listens).",
+)
+@click.option("--valid-for", type=Age(), default="8h", show_default=True, help="How long the links let in.")
 @in_force
 @stores
 def serve(
@@ -289,32 +301,74 @@ def serve(
     adjudicators: tuple[str, ...],
     host: str,
     port: int,
+    public_url: str,
+    valid_for: timedelta,
     named: str | None,
     ledger: Path,
     blobs: Path,
 ) -> None:
-    """Open the review page for REVIEWERS: each gets a link that lets in once. Stops on Ctrl-C or SIGTERM."""
+    """Open the review page: for REVIEWERS, who each get a link, and for whoever has one of `plumb review invite`.
+
+    A link lets in once. Without --rubric the page goes by the rubric in force, also when that changes. Stops on Ctrl-C
+    or SIGTERM; sessions go on when it is started again.
+    """
     import signal
     import threading
 
     from plumbline.console.review_page import start_review_page
-    from plumbline.errors import PlumblineError
 
     invited = [*((who, "reviewer") for who in reviewers), *((who, "adjudicator") for who in adjudicators)]
-    if not invited:
-        raise PlumblineError(
-            "nobody is invited to the review page",
-            consequence="it was not started: nobody could enter",
-            remedy="name reviewers, or --adjudicator PERSON",
-        )
     desk = open_desk(ledger)
-    names = names_of(desk, ledger, [who for who, _ in invited])
+    names = names_of(desk, ledger, [who for who, _ in invited]) if invited else None
+    rubric = rubric_of(desk, named) if invited or named else None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with start_review_page(desk, rubric_of(desk, named), host=host, port=port) as running:
+    with start_review_page(desk, rubric if named else None, host=host, port=port, public_url=public_url) as running:
         for who, role in invited:
-            click.echo(f"{who} ({role}): {running.link(names.of(who), role)}", err=True)  # type: ignore[arg-type]
-        click.echo(f"reviewing at {running.url}; Ctrl-C stops it", err=True)
+            assert names is not None
+            link = running.link(names.of(who), role, valid=valid_for)  # type: ignore[arg-type]
+            click.echo(f"{who} ({role}): {link}", err=True)
+        listening = "" if running.bound == running.url else f", listening at {running.bound}"
+        click.echo(f"reviewing at {running.url}{listening}; Ctrl-C stops it", err=True)
         stop.wait()
     desk.ledger.close()
+
+
+@review.command()
+@click.argument("person")
+@click.option("--role", type=click.Choice(["reviewer", "adjudicator"]), default="reviewer", show_default=True)
+@click.option(
+    "--url",
+    required=True,
+    envvar="PLUMBLINE_REVIEW_URL",
+    help="Where people find the page, https://HOST or with a path.",
+)
+@click.option("--valid-for", type=Age(), default="1h", show_default=True, help="How long the link lets in.")
+@as_json
+@stores
+def invite(
+    person: str, role: "Role", url: str, valid_for: timedelta, json_out: bool, ledger: Path, blobs: Path
+) -> None:
+    """Print a link that lets PERSON into the review page once. Whoever has it first is PERSON: hand it over safely."""
+    from plumbline.console.review_door import public_address
+
+    address = public_address(url)
+    pseudonym, desk = desk_of(ledger, person)
+    until = desk.ledger.database.clock() + valid_for
+    link = address.link(desk.ledger.review_access.invite(pseudonym, role, valid=valid_for))
+    if json_out:
+        print_json({"link": link, "person": pseudonym, "role": role, "until": f"{until:%Y-%m-%dT%H:%M:%SZ}"})
+        return
+    click.echo(f"lets {pseudonym} in as {role}, once, until {until:%Y-%m-%d %H:%M} UTC:", err=True)
+    click.echo(link)
+
+
+@review.command()
+@click.argument("person")
+@stores
+def dismiss(person: str, ledger: Path, blobs: Path) -> None:
+    """End what PERSON has open on the review page, and take back links that they did not use. Their labels stand."""
+    pseudonym, desk = desk_of(ledger, person)
+    ended = desk.ledger.review_access.dismiss(pseudonym)
+    click.echo(f"{ended} links and sessions of {pseudonym} ended")

@@ -1,0 +1,252 @@
+"""The review page at a public address: whom it lets in, for how long, under which names, and how often one may err."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from console.review_visitor import NAMES, NEW_YEAR, RUBRIC, Visitor, opened_desk
+from plumbline.console.review_door import WrongTries, public_address
+from plumbline.console.review_page import RunningPage, start_review_page
+from plumbline.errors import PlumblineError
+from plumbline.feedback.review.desk import ReviewDesk
+from plumbline.stores import Ledger
+from plumbline.stores.database import LedgerUnavailable
+
+PUBLIC = "https://Review.example.org:443/desk/"
+Serve = Callable[..., RunningPage]
+
+
+class Clock:
+    now = NEW_YEAR
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, clock: Clock) -> Iterator[Serve]:
+    """Start a page over the one ledger, by a connection of its own: to the ledger each is another process."""
+    place = tmp_path / "ledger.sqlite"
+    opened_desk(place, clock).ledger.close()
+    with ExitStack() as stack:
+
+        def start(public_url: str = "", **options: object) -> RunningPage:
+            ledger = stack.enter_context(Ledger(place, clock=clock))
+            return stack.enter_context(start_review_page(ReviewDesk(ledger), public_url=public_url, **options))  # type: ignore[arg-type]
+
+        yield start
+
+
+def test_a_session_outlives_the_page_and_a_used_link_stays_used(serve: Serve) -> None:
+    first = serve()
+    token = first.page.invite(NAMES.of("rita"))
+    rita = Visitor(first)
+    assert rita.ask("/enter", token=token)[0] == 303
+    form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
+    first.stop()
+    second = serve()
+    assert Visitor(second).ask("/enter", token=token)[0] == 401
+    rita.page = second
+    assert rita.ask("/")[0] == 200
+    assert rita.ask("/label", **form)[0] == 303, "a form that was on the screen meanwhile can be sent"
+    assert len(second.page.desk.reviews.labels()) == 1
+
+
+def test_a_link_of_one_page_opens_another_over_the_same_ledger_and_only_one_of_them(serve: Serve) -> None:
+    one, other = serve(), serve()
+    token = one.page.invite(NAMES.of("rita"))
+    assert Visitor(other).ask("/enter", token=token)[0] == 303
+    assert Visitor(one).ask("/enter", token=token)[0] == 401
+
+
+def test_time_ends_a_link_and_a_session(serve: Serve, clock: Clock) -> None:
+    page = serve()
+    token = page.page.invite(NAMES.of("rita"), valid=timedelta(hours=1))
+    rita = Visitor(page).enter("rita")
+    assert "Max-Age=28800" in rita.headers["set-cookie"]
+    clock.now += timedelta(hours=1)
+    assert Visitor(page).ask(f"/enter?token={token}")[0] == Visitor(page).ask("/enter", token=token)[0] == 401
+    assert rita.ask("/")[0] == 200
+    clock.now += timedelta(hours=7)
+    assert rita.ask("/")[0] == 401, "whatever the browser keeps"
+
+
+def test_whoever_leaves_is_out_here_and_elsewhere_and_the_cookie_is_gone(serve: Serve) -> None:
+    page, other = serve(), serve()
+    rita = Visitor(page).enter("rita")
+    kept = rita.cookie
+    assert rita.ask("/leave", form_key="guess")[0] == 403 and rita.ask("/")[0] == 200
+    status, text = rita.ask("/leave", form_key=rita.form()["form_key"])
+    assert status == 200 and "You have left" in text and 'href="/"' not in text
+    assert "Max-Age=0" in rita.headers["set-cookie"]
+    assert Visitor(page, cookie=kept).ask("/")[0] == Visitor(other, cookie=kept).ask("/")[0] == 401
+
+
+def test_who_is_dismissed_is_out_at_once(serve: Serve) -> None:
+    page = serve()
+    rita, rolf = Visitor(page).enter("rita"), Visitor(page).enter("rolf")
+    form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
+    page.page.door.access.dismiss(NAMES.of("rita"))
+    assert rita.ask("/")[0] == 401 and rita.ask("/label", **form)[0] == 403
+    assert rolf.ask("/")[0] == 200 and page.page.desk.reviews.labels() == {}
+
+
+@pytest.mark.parametrize("prefix", ["/desk", ""], ids=["the path as people see it", "the path taken off in front"])
+def test_behind_tls_under_a_path_everything_stays_under_it(serve: Serve, prefix: str) -> None:
+    page = serve(PUBLIC)
+    assert page.url == "https://review.example.org/desk"
+    rita = Visitor(page)
+    token = page.link(NAMES.of("rita")).removeprefix("https://review.example.org/desk/enter?token=")
+    status, text = rita.ask(f"{prefix}/enter?token={token}")
+    assert status == 200 and 'action="/desk/enter"' in text
+    assert rita.ask(f"{prefix}/enter", token=token)[0] == 303
+    assert rita.headers["location"] == "/desk/"
+    said = set(re.split(r";\s*", rita.headers["set-cookie"]))
+    assert rita.cookie.startswith("__Secure-plumb_review=")
+    assert {"Secure", "HttpOnly", "SameSite=Strict", "Path=/desk"} <= said and not any("Domain" in one for one in said)
+    status, text = rita.ask(f"{prefix}/")
+    assert status == 200 and set(re.findall(r'(?:action|href)="(/\w*)', text)) == {"/desk"}
+    form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
+    assert rita.ask(f"{prefix}/label", **form)[0] == 303 and rita.headers["location"] == "/desk/"
+
+
+def test_at_a_host_of_its_own_the_cookie_is_for_that_host_alone(serve: Serve) -> None:
+    rita = Visitor(serve("https://review.example.org")).enter("rita")
+    assert rita.cookie.startswith("__Host-plumb_review=") and "Path=/;" in f"{rita.headers['set-cookie']};"
+    assert rita.ask("/", host="REVIEW.example.org:443")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("public", "host", "mine", "others"),
+    [
+        ("https://review.example.org", "0.0.0.0", ["review.example.org"],
+         ["evil.example", "localhost", "review.example.org:8091", "review.example.org.evil.example", "10.0.0.1",
+          "a@review.example.org"]),
+        ("http://localhost:8091", "0.0.0.0", ["localhost:8091", "127.0.0.1:9", "[::1]"], ["evil.example", "10.0.0.1"]),
+        ("", "0.0.0.0", ["10.0.0.1:8091", "[fd00::1]:8091", "localhost"], ["evil.example", "review.example.org"]),
+        ("", "127.0.0.1", ["localhost:8091"], ["10.0.0.1", "evil.example"]),
+    ],
+)  # fmt: skip
+def test_a_page_answers_to_its_own_names_and_probes_to_any(
+    serve: Serve, public: str, host: str, mine: list[str], others: list[str]
+) -> None:
+    page = serve(public, host=host)
+    visitor = Visitor(replace(page, bound=page.bound.replace("0.0.0.0", "127.0.0.1")))
+    assert {name: visitor.ask("/", host=name)[0] for name in mine} == dict.fromkeys(mine, 401)
+    assert {name: visitor.ask("/", host=name)[0] for name in others} == dict.fromkeys(others, 421)
+    for probe in ("/healthz", "/livez"):
+        assert visitor.ask(probe, host="10.1.2.3:8080") == (200, '{"status": "ok"}')
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["review.example.org", "ftp://review.example.org", "https://", "https://me:secret@review.example.org",
+     "https://review.example.org/?next=x", "https://review.example.org/#x", "https://review.example.org/../x",
+     "https://review.example.org:port", "https://[::1", 'https://review.example.org/"><script>'],
+)  # fmt: skip
+def test_what_is_no_address_for_a_page_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(PlumblineError) as caught:
+        public_address(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_tls_only_this_machine_will_do() -> None:
+    with pytest.raises(PlumblineError, match="not encrypted"):
+        public_address("http://review.example.org")
+    assert public_address("http://[::1]:80/").url == "http://[::1]"
+
+
+def test_a_form_that_another_site_sends_does_nothing_not_even_sign_in(serve: Serve) -> None:
+    page = serve()
+    token = page.page.invite(NAMES.of("mallory"))
+    for site in ("cross-site", "same-site"):
+        victim = Visitor(page)
+        assert victim.ask("/enter", site=site, token=token)[0] == 403 and victim.cookie == ""
+    rita = Visitor(page).enter("rita")
+    form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
+    assert rita.ask("/label", site="cross-site", **form)[0] == 403 and page.page.desk.reviews.labels() == {}
+    assert Visitor(page).ask("/enter", site="none", token=token)[0] == 303
+
+
+def test_nobody_is_led_away_from_the_page(serve: Serve) -> None:
+    page = serve()
+    for way in ("//evil.example", "/\\evil.example", "/enter//evil.example"):
+        visitor = Visitor(page).enter("rita")
+        status, _ = visitor.ask(way)
+        assert status == 404 and "location" not in visitor.headers
+    token = page.page.invite(NAMES.of("rita"))
+    visitor = Visitor(page)
+    assert visitor.ask("/enter?next=https://evil.example", token=token, next="https://evil.example")[0] == 303
+    assert visitor.headers["location"] == "/"
+
+
+def test_too_many_wrong_links_are_not_looked_up_and_a_right_one_waits_unspent(serve: Serve) -> None:
+    now = [0.0]
+    page = serve()
+    page.page.door.wrong = WrongTries(3, clock=lambda: now[0])
+    token, rita = page.page.invite(NAMES.of("rolf")), Visitor(page).enter("rita")
+    stranger = Visitor(page)
+    assert [stranger.ask(f"/enter?token={'A' * 42}{n}")[0] for n in range(4)] == [401, 401, 401, 429]
+    assert stranger.headers["retry-after"] == "60"
+    status, text = stranger.ask("/enter", token=token)
+    assert status == 429 and "yours is not spent" in text
+    assert rita.ask("/")[0] == 200, "who is in goes on, though she comes from the same address"
+    now[0] = 60.0
+    assert stranger.ask("/enter", token=token)[0] == 303, "and it was not spent"
+
+
+def test_a_crowd_of_addresses_is_counted_in_bounded_space() -> None:
+    tries = WrongTries(2, clock=lambda: 0.0)
+    for number in range(20_000):
+        tries.add(f"2001:db8::{number:x}")
+    assert len(tries._counts) <= 10_001
+    assert tries.too_many("2001:db8::ffff:ffff") and not tries.too_many("2001:db8::1")
+
+
+def test_the_rubric_in_force_is_asked_for_also_when_it_changes_meanwhile(serve: Serve) -> None:
+    page = serve()
+    rita = Visitor(page).enter("rita")
+    old = {**rita.form(), "verdict": "approve", "rules": "honesty"}
+    rules = tuple(
+        rule.model_copy(update={"text": "Say only what the record shows."}) if rule.area == "honesty" else rule
+        for rule in RUBRIC.rules
+    )
+    page.page.desk.open_items(RUBRIC.model_copy(update={"version": "next", "rules": rules}))
+    assert rita.ask("/label", **old)[0] == 303
+    text = rita.ask("/")[1]
+    assert "Not saved: review item" in text and "put to review again" in text
+    assert "Say only what the record shows." in text and f"{RUBRIC.id} next" in text
+    assert rita.ask("/label", **{**rita.form(), "verdict": "approve", "rules": "honesty"})[0] == 303
+    assert len(page.page.desk.reviews.labels()) == 1
+
+
+def test_before_anything_was_opened_there_is_a_page_and_nothing_on_it(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "empty.sqlite") as ledger, start_review_page(ReviewDesk(ledger)) as page:
+        assert "Nothing waits for you" in Visitor(page).enter("rita").ask("/")[1]
+
+
+def test_while_the_ledger_is_away_the_page_says_so_and_not_where_it_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = serve()
+    rita = Visitor(page).enter("rita")
+
+    def away(*_: object) -> None:
+        raise LedgerUnavailable("db.internal:5432 is away", consequence="c", remedy="r")
+
+    monkeypatch.setattr(page.page.desk.ledger.database, "row", away)
+    monkeypatch.setattr(page.page.desk.ledger.database, "schema", away)
+    for path in ("/", "/healthz", f"/enter?token={'A' * 43}"):
+        status, text = rita.ask(path)
+        assert status == 503 and "db.internal" not in text
+    assert rita.ask("/livez")[0] == 200, "starting anew would not bring the ledger back"
