@@ -478,5 +478,5 @@ def commands(render: Render) -> set[tuple[Any, ...]]:
 def test_manifests_call_only_the_images_entry_points(render: Render) -> None:
     """Containers without a command use the image's entry point, `plumb`; the rest name what is in the image."""
     starts = {line[0] for line in commands(render) if line}
-    ours = {"collector", "shadow", "stores", "smoke", "feedback"}
+    ours = {"collector", "review", "shadow", "stores", "smoke", "feedback"}
     assert starts <= {*ours, "plumb", "kopf", "python", "--model_name"}

@@ -124,3 +124,4 @@ def test_the_notes_say_what_is_missing_and_what_to_do_next(notes: Callable[..., 
     for setup in SETUPS:
         assert "MISSING" not in notes(setup, *apis) and "not here" not in notes(setup, *apis)
     assert "users go to http://rel-plumbline-router.demo" in notes("cpu-everything", *apis)
+    assert "exec deploy/rel-plumbline-toolbox -- plumb review invite PERSON" in notes("review", *apis)

@@ -85,6 +85,8 @@ def test_the_schema_knows_every_value() -> None:
         "retention.olderThan=forever",
         "training.mlflow.trackingUri=http://me:secret@mlflow:5000",
         "training.mlflow.trackingUri=databricks",
+        "review.publicUrl=http://review.example.org",
+        "review.publicUrl=https://me:secret@review.example.org",
     ],
 )
 def test_helm_refuses_values_that_mean_nothing(helm: Helm, wrong: str) -> None:
@@ -121,6 +123,7 @@ POOL += "pools[0].resources.memory=4Gi,pools[0].sharedMemory=1Gi,pools[0].purpos
         ("training.rayJob.enabled=true,training.rayJob.pools[0]=gone", 'names the pool "gone"'),
         ("serving.enabled=true,serving.reference.runtime=huggingface", "serves from GPUs"),
         ("serving.canary.enabled=true", "needs serving.enabled"),
+        ("review.enabled=true", "needs review.publicUrl"),
         ("serving.enabled=true,serving.canary.enabled=true", "needs serving.canary.gateway.name"),
         (
             "serving.enabled=true,serving.canary.enabled=true,serving.canary.gateway.name=g,serving.canary.weight=5",

@@ -111,7 +111,7 @@ def test_what_is_wrong_with_an_invitation_is_said_before_it_is_made(
     assert plumb("review", "serve", "--public-url", "http://10.0.0.1").faulted("not encrypted")
     assert plumb(*invite, "--valid-for", "soon").code == 2
     monkeypatch.delenv("PLUMBLINE_REVIEW_URL")
-    assert "--url" in plumb(*invite).err
+    assert plumb(*invite).faulted("where people find", "--url")
     monkeypatch.delenv("PLUMBLINE_TENANT_KEY")
     assert plumb(*invite, "--url", PUBLIC).faulted("tenant key")
     with Ledger(there.ledger) as ledger:

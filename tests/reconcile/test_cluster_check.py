@@ -275,6 +275,10 @@ WEAK = ({"spec": {"validations": []}}, {"spec": {}})
             "warning", "Prometheus Operator", "0.79", "install",
         ),
         (EVERYTHING, without("groups", "gateway.networking.k8s.io"), "error", "Gateway API", "not served", "install"),
+        (
+            {"review": {"enabled": True, "gateway": {"name": "public"}}},
+            without("groups", "gateway.networking.k8s.io"), "error", "Gateway API", "not served", "install",
+        ),
         # storage
         ({}, swap("storage_classes", []), "error", "storage", "no storage class is the default", "provisioner"),
         ({}, swap("storage_classes", [storage_class("x", "y")]), "error", "storage", "is the default", "one of x"),

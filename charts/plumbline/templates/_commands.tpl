@@ -57,7 +57,7 @@ volumeMounts:
 
 {{/* Whether anything of this release opens the stores: "yes", or nothing. */}}
 {{- define "plumbline.usesStores" -}}
-{{- if or .Values.collector.enabled .Values.operator.enabled .Values.toolbox.enabled .Values.shadow.enabled -}}yes{{- end -}}
+{{- if or .Values.collector.enabled .Values.operator.enabled .Values.toolbox.enabled .Values.shadow.enabled .Values.review.enabled -}}yes{{- end -}}
 {{- end -}}
 
 {{/* An init container that waits for the migration. It has no probe, so nobody kills it for waiting. */}}

@@ -15,8 +15,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Environment that says where the ledger and the blobs are; what is secret by reference only. */}}
-{{- define "plumbline.storeEnv" -}}
+{{/* Environment that says where the ledger is; what is secret by reference only. */}}
+{{- define "plumbline.ledgerEnv" -}}
 - name: PLUMBLINE_LEDGER
   {{- if .Values.ledger.existingSecret }}
   valueFrom:
@@ -26,6 +26,11 @@
   {{- else }}
   value: /data/ledger.sqlite
   {{- end }}
+{{- end -}}
+
+{{/* Where the ledger and the blobs are, likewise. */}}
+{{- define "plumbline.storeEnv" -}}
+{{ include "plumbline.ledgerEnv" . }}
 - name: PLUMBLINE_BLOBS
   value: {{ default "/data/blobs" .Values.blobs.url }}
 {{- range $name, $value := include "plumbline.blobsEnv" . | fromJson }}

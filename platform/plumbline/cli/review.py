@@ -340,9 +340,9 @@ def serve(
 @click.option("--role", type=click.Choice(["reviewer", "adjudicator"]), default="reviewer", show_default=True)
 @click.option(
     "--url",
-    required=True,
+    default="",
     envvar="PLUMBLINE_REVIEW_URL",
-    help="Where people find the page, https://HOST or with a path.",
+    help="Where people find the page, https://HOST or https://HOST/PATH (default: PLUMBLINE_REVIEW_URL).",
 )
 @click.option("--valid-for", type=Age(), default="1h", show_default=True, help="How long the link lets in.")
 @as_json
@@ -352,7 +352,14 @@ def invite(
 ) -> None:
     """Print a link that lets PERSON into the review page once. Whoever has it first is PERSON: hand it over safely."""
     from plumbline.console.review_door import public_address
+    from plumbline.errors import PlumblineError
 
+    if not url:
+        raise PlumblineError(
+            "it is not said where people find the review page",
+            consequence="nobody was invited: there would be no link to follow",
+            remedy="pass --url https://HOST, or set PLUMBLINE_REVIEW_URL as the chart's toolbox does where a page runs",
+        )
     address = public_address(url)
     pseudonym, desk = desk_of(ledger, person)
     until = desk.ledger.database.clock() + valid_for

@@ -23,6 +23,7 @@ from plumbline.reconcile.cluster_questions import (
     Json,
     Questions,
     Right,
+    routes,
 )
 from plumbline.reconcile.crds import definition
 from plumbline.reconcile.release_guard import release_guard_problem
@@ -178,7 +179,7 @@ def peers(asked: Questions, seen: Facts) -> Iterator[Finding]:
         else:
             off = "install the Prometheus Operator, or leave monitoring.*.enabled off: a plain Prometheus works too"
             yield finding("error", "Prometheus Operator", f"{MONITORING}/v1 is not served", off)
-    if values["serving"]["canary"]["enabled"]:
+    if routes(values):
         there = "v1" in seen.groups.get(GATEWAY, frozenset())
         said = f"{GATEWAY}/v1 is {'' if there else 'not '}served"
         yield finding("ok" if there else "error", "Gateway API", said, "install the Gateway API's CRDs and a gateway")

@@ -46,6 +46,7 @@ DEFAULTS: Json = {
     "serving": {"enabled": False, "canary": {"enabled": False}},
     "shadow": {"enabled": False, "spool": {"storageClassName": ""}},
     "collector": {"enabled": True, "sourcesSecret": "plumbline-sources"},
+    "review": {"enabled": False, "gateway": {"name": ""}},
     "toolbox": {"enabled": False},
     "operator": {"enabled": True},
     "migrations": {"enabled": True},
@@ -159,6 +160,12 @@ def needs_data_volume(values: Json) -> bool:
     return not (values["ledger"]["existingSecret"] and values["blobs"]["url"])
 
 
+def routes(values: Json) -> bool:
+    """Whether the chart makes an HTTPRoute."""
+    review = values["review"]
+    return bool(values["serving"]["canary"]["enabled"] or (review["enabled"] and review["gateway"]["name"]))
+
+
 def _secrets(values: Json) -> dict[str, str]:
     """Name -> who waits for it."""
     named = {
@@ -213,7 +220,7 @@ def _installing(values: Json) -> list[Right]:
         ("rbac.authorization.k8s.io", "rolebindings", False, values["operator"]["enabled"]),
         (RAY, "rayjobs", False, values["training"]["rayJob"]["enabled"]),
         (SERVING, "inferenceservices", False, values["serving"]["enabled"]),
-        (GATEWAY, "httproutes", False, values["serving"]["canary"]["enabled"]),
+        (GATEWAY, "httproutes", False, routes(values)),
         ("scheduling.k8s.io", "priorityclasses", True, values["priorityClasses"]["enabled"]),
         (MONITORING, "servicemonitors", False, monitoring["serviceMonitor"]["enabled"]),
         (MONITORING, "podmonitors", False, monitoring["serviceMonitor"]["enabled"]),
