@@ -98,6 +98,9 @@ def test_an_invitation_says_for_whom_and_how_long_and_names_them_by_pseudonym_al
     with Ledger(there.ledger) as ledger:
         guest = ledger.review_access.invited(token_in(made["link"]))
     assert guest is not None and (guest.person, guest.role) == (made["person"], "adjudicator")
+    (guest,) = plumb("review", "guests", "--json").json
+    assert (guest["person"], guest["role"], guest["entered_at"]) == (made["person"], "adjudicator", None)
+    assert f"{made['person']}  adjudicator  has a link, until " in plumb("review", "guests").out
     plain = plumb("review", "invite", "alma@example.org")
     assert plain.out.count("\n") == 1 and "once" in plain.err and "alma" not in plain.out + plain.err + said.out
 

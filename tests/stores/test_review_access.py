@@ -55,8 +55,13 @@ def test_whoever_leaves_or_is_dismissed_is_out_and_their_links_are_dead(desk: An
     assert access.present(left) is None
     link, session = access.invite(RITA, valid=HOUR), access.enter(access.invite(RITA, valid=HOUR), lasting=DAY)
     others = access.enter(access.invite(ROLF, valid=HOUR), lasting=DAY)
+    found = {(one.guest.person, one.entered_at is not None) for one in access.open()}
+    assert found == {(RITA, False), (RITA, True), (ROLF, True)}
     assert access.dismiss(RITA) == 2 and access.dismiss(RITA) == 0, "one session and one link; who left is out already"
     assert access.invited(link) is None and access.present(session) is None and access.present(others) is not None
+    assert [one.guest.person for one in access.open()] == [ROLF]
+    desk.now += DAY
+    assert access.open() == []
 
 
 def test_what_is_no_secret_of_ours_lets_nobody_in(desk: Any) -> None:

@@ -372,6 +372,22 @@ def invite(
 
 
 @review.command()
+@as_json
+@stores
+def guests(json_out: bool, ledger: Path, blobs: Path) -> None:
+    """Who may come into the review page by a link, and who is in; by pseudonym."""
+    found = open_desk(ledger).ledger.review_access.open()
+    if json_out:
+        said = [(one.guest.person, one.guest.role, one.entered_at, one.until) for one in found]
+        print_json([dict(zip(("person", "role", "entered_at", "until"), one, strict=True)) for one in said])
+        return
+    for one in found:
+        came = f"came {one.entered_at[:16]}Z" if one.entered_at else "has a link"
+        click.echo(f"{one.guest.person}  {one.guest.role:11s}  {came}, until {one.until[:16]}Z")
+    click.echo(f"{len(found)} links and sessions", err=True)
+
+
+@review.command()
 @click.argument("person")
 @stores
 def dismiss(person: str, ledger: Path, blobs: Path) -> None:

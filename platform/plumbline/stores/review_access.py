@@ -30,9 +30,10 @@ _PRESENT = (
     " WHERE e.session = ? AND e.ends_at > ? AND x.invitation IS NULL"
 )
 _OPEN = (
-    "SELECT i.invitation FROM review_invitation i"
+    "SELECT i.invitation, i.person, i.role, e.recorded_at AS entered_at, COALESCE(e.ends_at, i.expires_at) AS until"
+    " FROM review_invitation i"
     " LEFT JOIN review_entry e ON e.invitation = i.invitation LEFT JOIN review_exit x ON x.invitation = i.invitation"
-    " WHERE i.person = ? AND COALESCE(e.ends_at, i.expires_at) > ? AND x.invitation IS NULL"
+    " WHERE COALESCE(e.ends_at, i.expires_at) > ? AND x.invitation IS NULL"
 )
 
 
@@ -43,6 +44,15 @@ class Guest:
     invitation: str
     person: str
     role: Role
+
+
+@dataclass(frozen=True)
+class OpenAccess:
+    """A link that would still let in (`entered_at` is None), or a session; until when."""
+
+    guest: Guest
+    entered_at: str | None
+    until: str
 
 
 class ReviewAccess:
@@ -93,10 +103,18 @@ class ReviewAccess:
             if guest is not None:
                 self._exit(guest.invitation, "left")
 
+    def open(self) -> list[OpenAccess]:
+        """Every link that would still let in, and every session, by whose it is."""
+        rows = self._database.rows(f"{_OPEN} ORDER BY i.person, i.recorded_at, i.invitation", (self._database.now(),))
+        return [
+            OpenAccess(Guest(row["invitation"], row["person"], row["role"]), row["entered_at"], row["until"])
+            for row in rows
+        ]
+
     def dismiss(self, person: str) -> int:
         """End all sessions of a person and take back their links that nobody used yet; how many that were."""
         with self._database.transaction():
-            rows = self._database.rows(_OPEN, (person, self._database.now()))
+            rows = self._database.rows(f"{_OPEN} AND i.person = ?", (self._database.now(), person))
             for row in rows:
                 self._exit(row["invitation"], "dismissed")
         return len(rows)
