@@ -28,6 +28,8 @@ CATALOGUE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "plumbline_shadow_pairs": ("counter", "Requests answered by both policies.", ("experiment",)),
     "plumbline_shadow_shed": ("counter", "Recorded requests that became no pair, by reason.", ("experiment", "reason")),
     "plumbline_shadow_pending": ("gauge", "Recorded requests that wait for the aligned policy.", ("experiment",)),
+    "plumbline_shadow_swept_timestamp_seconds": ("gauge", "When the spools were last swept of what people said who withdrew; 0 before the first time.", ("experiment",)),
+    "plumbline_shadow_withheld": ("gauge", "1 while no session of an A/B experiment is given the aligned policy: not passed, unwatched, or the switch is thrown.", ("experiment",)),
     "plumbline_shadow_refusals": ("counter", "Refusals on paired live traffic.", ("experiment", "leg", "slice")),
     "plumbline_shadow_answers": ("counter", "Answers on paired live traffic.", ("experiment", "leg", "slice")),
     "plumbline_cs_lower": ("gauge", "Lower bound of aligned minus reference on live traffic, valid at every look; up is better.", ("experiment", "metric", "slice")),

@@ -83,6 +83,8 @@ def verdict(code: int) -> Series:
 
 HERE = {"namespace": "demo"}
 EXPERIMENT, SUPPORT = HERE | {"experiment": "e"}, HERE | {"dataset": "support"}
+E = 'experiment="e"'
+SWEPT = "plumbline_shadow_swept_timestamp_seconds"
 STATE = "plumbline_gate_state", 'area="{}", metric="benign_refusal"'
 LOSS, IN_FACTS = ("plumbline_train_loss", 'run="r", slice="facts"'), HERE | {"run": "r", "slice": "facts"}
 
@@ -120,7 +122,7 @@ CASES = [
     Case(
         "PlumblineShadowLosesPairs",
         shadow("spooled", 100) | shadow("shed", 3, ', reason="deadline"') | shadow("shed", 3, ', reason="error"'),
-        shadow("spooled", 100) | shadow("shed", 4, ', reason="deadline"'),
+        shadow("spooled", 100) | shadow("shed", 4, ', reason="deadline"') | shadow("shed", 9, ', reason="withdrawn"'),
         EXPERIMENT,
         early=14,
     ),
@@ -138,6 +140,21 @@ CASES = [
         | one("plumbline_shadow_pending", 'experiment="e"', "7x2000")
         | one("plumbline_shadow_tripped", 'experiment="e"'),  # then that is the alert
         EXPERIMENT,
+    ),
+    Case(
+        "PlumblineShadowNotSwept",  # one pod's has not been swept since the tenth minute, the other's always is
+        one(SWEPT, 'experiment="e", pod="a"', "0+60x10 600x2000") | one(SWEPT, 'experiment="e", pod="b"', "0+60x2000"),
+        one(SWEPT, 'experiment="e", pod="a"', "0+60x2000") | one(SWEPT, 'experiment="e", pod="b"', "0+60x2000"),
+        EXPERIMENT,
+        early=39,
+    ),
+    Case("PlumblineShadowNotSwept", one(SWEPT, 'experiment="e"', "0x2000"), {}, EXPERIMENT, early=29),
+    Case(
+        "PlumblineShadowWithheld",
+        one("plumbline_shadow_withheld", E) | one("plumbline_shadow_tripped", E, "0x2000"),
+        one("plumbline_shadow_withheld", E) | one("plumbline_shadow_tripped", E),
+        EXPERIMENT,
+        early=29,
     ),
     Case("PlumblineRouterErrors", router("2xx", 98) | router("5xx", 2), router("2xx", 100), EXPERIMENT, early=4),
     Case("PlumblineRouterSlow", overhead(slow=5), overhead(slow=0), EXPERIMENT, early=9),

@@ -1,37 +1,54 @@
 """An A/B experiment: who gets the aligned policy, what they see of it, and how fast nobody does any more."""
 
+import contextlib
 import json
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evidence import gate, shadow
+from plumbline.cli.shadow import passing
 from plumbline.errors import PlumblineError
-from plumbline.shadow import Experiment, ShadowRun, Spool, aligned_leg, sampled, start_shadow, switch
+from plumbline.metrics import Metrics
+from plumbline.records import Verdict, digest_of
+from plumbline.shadow import Experiment, ShadowRun, Spool, aligned_leg, grounds, monitor, sampled, start_shadow, switch
 from plumbline.shadow.legs import assigned
+from plumbline.shadow.planning import make_plan
 from plumbline.shadow.switch import POLL_S
+from plumbline.stores import Ledger
 from shadow.client import Reply, ask, chat, until
 
 EXPERIMENT = Experiment(name="e", salt="grain", mode="ab", ab_share=0.5)
 STATED = {"template": "sha256:" + "1" * 64, "decoder": "sha256:" + "2" * 64}
 SESSIONS = [f"s{i}" for i in range(40)]
 ON_ALIGNED = [session for session in SESSIONS if assigned(EXPERIMENT, session) == "aligned"]
+PLAN = make_plan({"benign_refusal": 0.05, "harmful_compliance": 0.05})
 Start = Callable[..., ShadowRun]
 
 
+def watching(spool: Spool, metrics: Metrics) -> monitor.Monitor:
+    return monitor.Monitor(spool, metrics, lambda text: "comply", PLAN, every_s=0.05)
+
+
 @pytest.fixture
-def start(reference: Any, aligned: Any, tmp_path: Path) -> Iterator[Start]:
+def start(reference: Any, aligned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     reference.states = aligned.states = STATED
+    monkeypatch.setattr(monitor, "TELL_S", 0.05)
     runs: list[ShadowRun] = []
 
     def begin(**more: Any) -> ShadowRun:
-        given: dict[str, Any] = {"consent": lambda subject: True, "passed": lambda *both: "sha256:verdict"} | more
-        runs.append(start_shadow(reference.url, aligned.url, tmp_path, EXPERIMENT, **given))
-        until(lambda: runs[-1].router.aligned.switch.tripped != "the kill switch cannot be read")
+        given: dict[str, Any] = {"consent": lambda subject: True, "passed": lambda *both: "sha256:verdict"}
+        runs.append(
+            start_shadow(reference.url, aligned.url, tmp_path, EXPERIMENT, **given | {"monitor": watching} | more)
+        )
+        watched = runs[-1].router.aligned.switch
+        until(lambda: not watched.why_not or watched.tripped not in (None, switch.UNREADABLE) or not runs[-1].monitor)
         return runs[-1]
 
     yield begin
@@ -254,6 +271,111 @@ def test_without_a_passed_verdict_about_these_two_policies_it_does_not_start(
     with pytest.raises(PlumblineError, match="an endpoint states none"):
         begin(passed=lambda *both: "sha256:verdict")
     assert not (tmp_path / "spool").exists()
+
+
+def test_a_run_that_began_without_a_candidate_begins_with_it_by_itself_and_stops_when_it_is_taken_back(
+    start: Start, aligned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grounds, "LOOK_S", 0.05)
+    monkeypatch.setattr(aligned_leg, "TELL_S", 0.05)
+    verdicts: list[str | None] = [None]
+    aligned.stop()
+    run = start(passed=lambda *both: verdicts[-1], users_first=True)
+    assert "these two: an endpoint states none; users get the reference" in run.unsaid[0]
+    assert said(turn(run, ON_ALIGNED[0])).startswith("reference")
+    aligned.start()
+    until(lambda: "no shadow verdict has passed for the policies sha256:" in run.spool.told("users"))
+    assert b'plumbline_shadow_withheld{experiment="e"} 1.0' in run.metrics.render()
+    verdicts.append("sha256:verdict")
+    until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("aligned"))
+    until(lambda: run.spool.told("users") == aligned_leg.SHARED)
+    assert b'plumbline_shadow_withheld{experiment="e"} 0.0' in run.metrics.render()
+    verdicts.append(None)  # a later REGRESSED
+    until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("reference"))
+    assert run.spool.tripped() is None, "it proves nothing in this experiment"
+    verdicts.append("sha256:another")
+    until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("aligned"))
+    aligned.policy = "sha256:" + "9" * 64  # another candidate, which has passed too
+    until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("reference"))
+    until(lambda: "the experiment began with" in run.router.aligned.grounds.why_not)
+
+
+def test_an_endpoint_or_a_ledger_that_is_away_for_a_moment_stops_nothing_and_for_long_it_does(
+    start: Start, aligned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away: list[bool] = []
+
+    def passed(*both: str) -> str:
+        if away:
+            raise ConnectionError("the ledger is away")
+        return "sha256:verdict"
+
+    run = start(passed=passed)
+    looked = run.router.aligned.grounds
+    away.append(True)
+    looked.look()
+    assert looked.lets and said(turn(run, ON_ALIGNED[0])).startswith("aligned")
+    aligned.stop()
+    looked.look()
+    assert looked.lets, "who cannot be reached has said nothing"
+    aligned.start()
+    monkeypatch.setattr(grounds, "UNCONFIRMED_S", 0.0)
+    assert said(turn(run, ON_ALIGNED[0])).startswith("reference") and "nobody could see" in run.router.aligned.withheld
+    monkeypatch.setattr(grounds, "UNCONFIRMED_S", 300.0)
+    away.clear()
+    looked.look()
+    assert said(turn(run, ON_ALIGNED[0])).startswith("aligned")
+
+
+def test_a_verdict_is_fresh_to_begin_with_and_holds_until_shadow_or_gate_say_regressed(tmp_path: Path) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    with Ledger(tmp_path / "ledger.sqlite", clock=lambda: now[0]) as ledger:
+
+        def later(**more: float) -> None:
+            now[0] += timedelta(**more)
+
+        both = digest_of("reference"), digest_of("aligned")
+        passed = passing(lambda: ledger)
+        assert passed(*both) is None
+        ledger.releases.record_decision(gate(*both, Verdict.REGRESSED))  # before the shadow, which outlives it
+        later(days=1)
+        verdict = ledger.releases.record_shadow(shadow(*both))
+        later(days=31)
+        assert passed(*both) is None, "too old to begin with"
+        verdict = ledger.releases.record_shadow(shadow(*both, experiment="again"))
+        assert passed(*both) == verdict
+        later(days=60)
+        assert passed(*both) == verdict and passing(lambda: ledger)(*both) is None
+        ledger.releases.record_decision(gate(*both, report="passes"))
+        ledger.releases.record_decision(gate(both[0], digest_of("other"), Verdict.REGRESSED))
+        assert passed(*both) == verdict
+        ledger.releases.record_decision(gate(*both, Verdict.REGRESSED, report="later"))
+        with pytest.raises(grounds.NotPassed, match="the gate said REGRESSED"):
+            passed(*both)
+        later(days=1)
+        verdict = ledger.releases.record_shadow(shadow(*both, experiment="anew"))
+        assert passed(*both) == verdict
+        later(days=1)
+        ledger.releases.record_shadow(shadow(*both, Verdict.REGRESSED, experiment="last"))
+        assert passed(*both) is None
+
+
+def test_where_no_monitor_looks_users_get_the_reference_until_one_does(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(monitor=None)
+    until(lambda: run.router.aligned.switch.tripped is None)
+    assert said(turn(run, ON_ALIGNED[0])).startswith("reference")
+    until(lambda: "no monitor was seen to look" in run.spool.told("users"))
+    with contextlib.closing(Spool.existing(run.spool.directory)) as elsewhere:  # in a container of its own
+        looking = watching(elsewhere, Metrics())
+        looking.look()
+        until(lambda: said(turn(run, ON_ALIGNED[0])).startswith("aligned"))
+        until(lambda: looking.look().users == aligned_leg.SHARED)
+        with monkeypatch.context() as later:
+            later.setattr(switch, "UNWATCHED_S", 0.0)
+            assert said(turn(run, ON_ALIGNED[0])).startswith("reference")
+        assert elsewhere.tripped() is None, "that nobody looked says nothing about the policy"
 
 
 def test_a_share_goes_with_mode_ab_and_mode_ab_with_a_share() -> None:

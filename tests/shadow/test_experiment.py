@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from backends import Backend, backend, ledger  # noqa: F401  (fixtures)
 
 from plumbline.errors import PlumblineError
 from plumbline.feedback import ConsentDesk, Pseudonyms
@@ -21,6 +23,7 @@ from plumbline.records import ShadowCounts
 from plumbline.shadow import Experiment, Spool, replay
 from plumbline.stores import Ledger
 from shadow.client import ask, chat, until
+from shadow.test_spool import record
 
 EXPERIMENT = Experiment(name="e", salt="grain")
 ANA = f"s-{1:032x}"
@@ -141,19 +144,6 @@ def test_the_worker_counts_refusals_for_the_monitor_and_a_ledgers_address_is_in_
     assert run.end(signal.SIGINT) == 0
 
 
-def test_users_of_an_ab_experiment_get_the_reference_once_nobody_sees_what_it_does(tmp_path: Path) -> None:
-    from plumbline import processes
-    from plumbline.cli import shadow
-
-    experiment = Experiment(name="e", salt="grain", mode="ab", ab_share=0.5)
-    with contextlib.closing(Spool(tmp_path / "spool", experiment)) as spool:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(processes, "RESTART_S", (0.01, 0.01))
-            with shadow.beside(0, spool, {"no-such-option": 1}, {}):
-                until(spool.tripped, seconds=60)
-        assert spool.tripped() == "its monitor has ended 3 times: nobody can see whether it does harm"
-
-
 def test_users_are_served_by_a_router_that_starts_while_candidate_and_ledger_are_away(start: Start) -> None:
     away = ("--mode", "ab", "--ab-share", "0.5", "--aligned", "http://127.0.0.1:1/v1", "--no-worker")
     router = start(*away, "--users-first", "--ledger", "postgresql://nobody@127.0.0.1:1/none")
@@ -175,6 +165,59 @@ def test_a_router_alone_fills_the_spool_and_a_replay_drains_it_later(start: Star
     with contextlib.closing(Spool.existing(router.spool)) as spool:
         replay(spool, aligned.url, consent=lambda subject: True)
         assert spool.counts().paired == 5
+
+
+def test_a_withdrawal_reaches_a_routers_spool_through_the_worker_that_comes_up_again(
+    start: Start, aligned: Any
+) -> None:
+    run = start("--aligned", aligned.url)
+    assert run.chat("my secret is blue") == 200
+    until(lambda: run.counts().paired == 1)
+    with Ledger(run.ledger) as opened:
+        ConsentDesk(opened, Pseudonyms(bytes(16))).withdraw(ANA)
+    assert run.worker is not None
+    run.worker.kill()
+    until(lambda: run.counts().shed == {"withdrawn": 1})
+    until(lambda: "1 records were erased" in run.log.read_text())
+    until(lambda: not any(b"secret is blue" in file.read_bytes() for file in run.spool.iterdir()), seconds=60)
+    seen = json.loads(run.watched("/v1/status"))
+    assert seen["swept"] > 0 and seen["counts"]["paired"] == 0
+    scraped = urllib.request.urlopen(run.url.replace("/openai/v1", "/metrics"), timeout=20).read().decode()
+    (when,) = re.findall(r'plumbline_shadow_swept_timestamp_seconds\{experiment="e"\} (\S+)', scraped)
+    assert float(when) >= seen["swept"]
+    assert 'plumbline_shadow_pairs_total{experiment="e"} 1.0' in scraped, "a counter does not fall"
+    assert run.end() == 0
+
+
+def test_a_worker_of_its_own_sweeps_all_spools_of_its_volume_by_the_ledger_on_a_server(
+    ledger: Ledger,  # noqa: F811
+    backend: Backend,  # noqa: F811
+    tmp_path: Path,
+    aligned: Any,
+) -> None:
+    """As the chart's container does, which comes up after the withdrawal, beside the spool of an A/A run of before."""
+    desk = ConsentDesk(ledger, Pseudonyms(bytes(16)))
+    desk.give(ANA, ["evaluation"], ledger.consent.register_notice("n", "1", "We compare answers to what you write."))
+    folders = [tmp_path / "volume" / name for name in ("e-shadow", "e-aa")]
+    for folder, mode in zip(folders, ("shadow", "aa"), strict=True):
+        with contextlib.closing(Spool(folder, EXPERIMENT.model_copy(update={"mode": mode}))) as spool:
+            spool.append([record("r1", "my secret is blue", ANA)], consented=1)
+    desk.withdraw(ANA)
+    command = [str(PLUMB), "shadow", "replay", "--follow", "--spool", str(folders[0]), "--aligned", aligned.url]
+    command += ["--spools-below", str(tmp_path / "volume"), "--ledger", str(backend.ledger)]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for folder in folders:
+            with contextlib.closing(Spool.existing(folder)) as spool:
+                until(lambda: spool.counts().shed == {"withdrawn": 1})
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert not aligned.seen
+    for folder in folders:
+        assert not any(b"secret is blue" in file.read_bytes() for file in folder.iterdir())
 
 
 def test_a_spool_of_another_experiment_is_refused(tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ UNCHANGED = traffic(np.random.default_rng(1), 900)
 REFUSING = traffic(np.random.default_rng(2), 900, loss=0.1, discordance=0.12)
 
 
+@pytest.mark.parametrize(("mode", "verdict"), [("shadow", Verdict.PASS), ("ab", Verdict.INCONCLUSIVE)])
+def test_pairs_of_people_who_withdrew_count_at_their_worst_where_users_saw_the_aligned_policys_answers(
+    mode: str, verdict: Verdict
+) -> None:
+    share = {"ab_share": 0.5} if mode == "ab" else {}
+    experiment = Experiment.model_validate({**EXPERIMENT.model_dump(), "mode": mode, **share})
+    said = decided(UNCHANGED, [Loss("benign", "withdrawn", 60)], experiment=experiment)
+    assert (said.verdict, of(said, "benign_refusal").estimate.lost) == (verdict, 60 * (mode == "ab"))
+
+
 def test_what_changes_nothing_passes_at_its_planned_size() -> None:
     said = decided(UNCHANGED)
     assert (said.verdict, said.verdict.exit_code, said.decided) == (Verdict.PASS, 0, True)

@@ -185,7 +185,7 @@ def test_a_hundred_thousand_pairs_are_read_once_and_looked_at_cheaply(tmp_path: 
         db.execute(
             "WITH RECURSIVE more(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM more WHERE k < 99) "
             "INSERT INTO record SELECT seq + 1000 * k, subject, slice, state, reason, "
-            "replace(record, '\"session\":\"s', '\"session\":\"' || k || 's'), replayed, change + 1000 * k "
+            "replace(record, '\"session\":\"s', '\"session\":\"' || k || 's'), replayed, change + 1000 * k, consented "
             "FROM record, more"
         )
     judged = 0

@@ -21,12 +21,14 @@ from plumbline.sockets import listen
 if TYPE_CHECKING:
     from plumbline.metrics import Metrics
     from plumbline.shadow import Experiment, Spool
+    from plumbline.shadow.grounds import Passed
     from plumbline.shadow.observed import Labels
     from plumbline.shadow.recorder import Consent
     from plumbline.stores import Ledger
+    from plumbline.stores.leaving import Leaving
 
 ENTRY = "from plumbline.cli.main import main; main()"
-UNSEEN = 3  # ends of the monitor, after which users of an A/B experiment get the reference
+LATEST = 2**62  # whatever entry of the consent ledger is the last
 MODES = click.Choice(["shadow", "aa", "ab"])
 SETTINGS = ("mode", "ab_share", "salt", "share", "reference_model", "aligned_model")
 # name -> (module, attribute, one line for --help)
@@ -51,6 +53,8 @@ def base_url(context: click.Context, parameter: click.Parameter, value: str | No
 
 
 TOKEN = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+BELOW = "Folder whose other spools the worker sweeps too of what people said who withdrew: earlier experiments', say."
 OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
 
 
@@ -73,6 +77,7 @@ OWN_KEY = "File with the key for the {} endpoint; users' own never go there."
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds for its answer.")
 @click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference") + " (modes aa, ab)")
 @click.option("--aligned-token-file", type=TOKEN, help=OWN_KEY.format("aligned"))
+@click.option("--spools-below", type=FOLDER, help=BELOW)
 @click.option("--judge", type=TOKEN, help="A judge that `plumb judge fit` wrote (default: a list of refusal prefixes).")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=PORT, default=8080, show_default=True)
@@ -108,6 +113,7 @@ def run(
     deadline: float,
     reference_token_file: Path | None,
     aligned_token_file: Path | None,
+    spools_below: Path | None,
     judge: Path | None,
     host: str,
     port: int,
@@ -119,7 +125,6 @@ def run(
     """Serve until SIGTERM or Ctrl-C. Every fault is found before the first request."""
     from plumbline.cli.shadow_verdict import labels_of
     from plumbline.shadow.experiment import ShadowRun
-    from plumbline.stores.releases import MAX_AGE
 
     described = experiment_from(experiment, settings)
     if described.mode == "ab" and aligned is None:
@@ -136,6 +141,7 @@ def run(
         "aligned-token-file": aligned_token_file,
         "concurrency": concurrency,
         "deadline": deadline,
+        "spools-below": spools_below,
         "judge": judge,
     }
     places = {"PLUMBLINE_LEDGER": str(ledger), "PLUMBLINE_BLOBS": str(blobs)}  # a URL may hold a password
@@ -148,12 +154,13 @@ def run(
             spool,
             worker=False,
             consent=consenting(store),
+            head=lambda: store().consent.head().sequence,
             host=host,
             port=port,
             deadline_s=deadline,
             reference_token=reference_token_file,
             aligned_token=aligned_token_file,
-            passed=lambda *two: "passed" if store().releases.passing_shadow(*two, max_age=MAX_AGE) else None,
+            passed=passing(store),
             monitor=(lambda kept, metrics: watching(kept, metrics, labels)) if alone and monitor_port else None,
             monitor_port=monitor_port or 0,
             users_first=users_first,
@@ -177,17 +184,13 @@ def run(
 
 @contextlib.contextmanager
 def beside(monitor: int, spool: "Spool", asking: dict[str, Any], places: dict[str, str]) -> Iterator[None]:
-    """Worker and monitor as a process of their own, which starts again when it ends. Users of an A/B experiment get the
-    reference once it has ended three times: nobody sees any more whether it does harm."""
+    """Worker and monitor as a process of their own, which starts again when it ends. While no monitor looks, users of
+    an A/B experiment get the reference (shadow/switch.py), as where it is a container of its own."""
     from plumbline.processes import Child
-
-    def on_end(times: int) -> None:
-        if times >= UNSEEN and spool.experiment.mode == "ab":
-            spool.trip(f"its monitor has ended {times} times: nobody can see whether it does harm")
 
     command = [sys.executable, "-c", ENTRY, "shadow", "replay", "--follow", f"--beside={monitor}"]
     command += [f"--spool={spool.directory}", *(f"--{name}={value}" for name, value in asking.items() if value)]
-    child = Child(command, pass_fds=[monitor], environment=places, on_end=on_end)
+    child = Child(command, pass_fds=[monitor], environment=places)
     try:
         yield
     finally:
@@ -242,7 +245,44 @@ def consenting(store: "Callable[[], Ledger]") -> "Consent":
 
     def consents(subject: str) -> bool:
         kept = store()
-        at = kept.consent.head().sequence
-        return kept.consent.covers(subject, "evaluation", at, kept.database.clock()).covered
+        stands = kept.consent.standings([subject], "evaluation")[subject]
+        return stands.covers(LATEST, kept.database.clock()).covered
 
     return consents
+
+
+def leaving(store: "Ledger") -> "Leaving":
+    """Who withdrew from evaluation, or was erased, for the worker's sweeps."""
+    from plumbline.stores.leaving import Leaving
+
+    return Leaving(store.database, store.consent, "evaluation")
+
+
+def passing(store: "Callable[[], Ledger]") -> "Passed":
+    """The shadow verdict that lets an A/B experiment give users the aligned policy. To begin, it has to be fresh; what
+    has begun goes on until the shadow or the gate says REGRESSED about the same two policies."""
+    from plumbline.records import Verdict, short
+    from plumbline.shadow.grounds import NotPassed
+    from plumbline.stores.releases import MAX_AGE
+
+    begun: set[tuple[str, str]] = set()
+
+    def passed(reference: str, aligned: str) -> str | None:
+        releases = store().releases
+        fresh = None if (reference, aligned) in begun else MAX_AGE
+        verdict = releases.passing_shadow(reference, aligned, max_age=fresh)
+        if verdict is None:
+            return None
+        since = releases.recorded_at(verdict.digest)
+        for one in releases.decisions(aligned):
+            back = one.reference == reference and one.verdict is Verdict.REGRESSED
+            if back and releases.recorded_at(one.digest) > since:
+                raise NotPassed(
+                    f"the gate said REGRESSED about {short(aligned)} against {short(reference)} since its shadow",
+                    consequence="users get the reference",
+                    remedy="end the experiment; or, if that decision was wrong, decide another shadow, after it",
+                )
+        begun.add((reference, aligned))
+        return verdict.digest
+
+    return passed

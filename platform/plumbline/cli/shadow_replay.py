@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plumbline.cli.options import AT_LEAST_ONE, PORT, open_ledger, stores, tenant_key
-from plumbline.cli.shadow import MODES, OWN_KEY, TOKEN, base_url, consent_for_evaluation, experiment_from, watching
+from plumbline.cli.shadow import (
+    BELOW,
+    FOLDER,
+    MODES,
+    OWN_KEY,
+    TOKEN,
+    base_url,
+    consent_for_evaluation,
+    consenting,
+    experiment_from,
+    leaving,
+    watching,
+)
 
 if TYPE_CHECKING:
     from plumbline.records import ShadowCounts
@@ -38,6 +50,7 @@ BEING_MADE_S = 5.0
 @click.option("--follow", is_flag=True, help="Stay beside a running router: wait for more until SIGTERM or Ctrl-C.")
 @click.option("--monitor-port", type=PORT, help="With --follow: serve the monitor here (status, metrics, kill switch).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="With --monitor-port: the address.")
+@click.option("--spools-below", type=FOLDER, help=BELOW)
 @click.option("--judge", type=TOKEN, help="With --monitor-port: a judge that `plumb judge fit` wrote.")
 @click.option("--beside", type=int, hidden=True, help="The monitor's inherited socket, of the router that we end with.")
 @click.option("--reference-token-file", type=TOKEN, help=OWN_KEY.format("reference"))
@@ -54,6 +67,7 @@ def replay(
     follow: bool,
     monitor_port: int | None,
     host: str,
+    spools_below: Path | None,
     judge: Path | None,
     beside: int | None,
     reference_token_file: Path | None,
@@ -68,10 +82,12 @@ def replay(
     session, slice and subject where they are known. Stopped half-way, the same command goes on.
 
     The ledger must be there, unless --consented-by says who vouches: a record whose person does not consent is shed and
-    its content erased.
+    its content erased. What people said who withdrew, or were erased, is looked for first, and with --follow again and
+    again; it goes from the spool, pairs included.
     """
     from plumbline.shadow import Spool
     from plumbline.shadow.experiment import replay as drain
+    from plumbline.shadow.sweeping import Sweeper
 
     shared: dict[str, Any] = {
         "reference_url": reference,
@@ -95,10 +111,11 @@ def replay(
 
         leave_with_parent()
         os.nice(10)  # users before their shadow
-    consent = consent_for_evaluation(ledger, must_exist=True)
+    people = open_ledger(ledger, must_exist=True)
     with contextlib.closing(awaited(spool) if follow else Spool.existing(spool)) as store:
         shared |= watched(store, judge, host, monitor_port, beside)
-        drain(store, aligned, consent=consent, follow=follow, **shared)
+        shared["sweeper"] = Sweeper(store, leaving(people), below=[spools_below] if spools_below else ())
+        drain(store, aligned, consent=consenting(lambda: people), follow=follow, **shared)
         counts = store.counts()
     click.echo(accounting(counts), err=beside is not None)
 
@@ -159,6 +176,7 @@ def offline(
     from plumbline.shadow.experiment import comparable, worker_for
     from plumbline.shadow.legs import token, upstream
     from plumbline.shadow.offline import OFFLINE, ask_both, read_requests
+    from plumbline.shadow.sweeping import Sweeper
 
     for name, value in (("experiment", described["experiment"]), ("reference", shared["reference_url"])):
         if value is None:
@@ -168,7 +186,8 @@ def offline(
         raise click.UsageError("mode ab assigns users; a file of requests has none: use shadow or aa")
     if aligned is None and experiment.mode != "aa":
         raise click.UsageError("Missing option '--aligned'.")
-    consent = (lambda subject: True) if consented_by else consent_for_evaluation(ledger, must_exist=True)
+    people = None if consented_by else open_ledger(ledger, must_exist=True)
+    consent = (lambda subject: True) if people is None else consenting(lambda: people)
     lines = read_requests(requests, experiment, subject=OFFLINE if consented_by else "")
     reference = upstream(experiment, "reference", shared["reference_url"], token(shared["reference_token"]))
     for words in comparable(experiment, reference, aligned, token(shared["aligned_token"]))[2]:
@@ -176,9 +195,11 @@ def offline(
     with contextlib.closing(Spool(directory, experiment)) as store:
         if consented_by:
             store.note(f"consented by: {consented_by}")
-        worker = worker_for(store, aligned, consent=consent, **shared)
+        sweeper = None if people is None else Sweeper(store, leaving(people))
+        worker = worker_for(store, aligned, consent=consent, sweeper=sweeper, **shared)
         rest = {name: shared[name] for name in ("concurrency", "deadline_s")}
-        asked = ask_both(lines, store, reference, worker, consent=consent, **rest)
+        head = None if people is None else lambda: people.consent.head().sequence
+        asked = ask_both(lines, store, reference, worker, consent=consent, head=head, **rest)
         counts = store.counts()
     click.echo(f"{len(lines)} requests, {len(lines) - asked} of them asked before", err=True)
     click.echo(accounting(counts))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,6 +324,10 @@ def show_status(seen: "ShadowStatus", *, planned: bool) -> None:
             times = ", ".join(f"p{p} {seen.latency_ms[f'{leg}_p{p}']:.0f} ms" for p in (50, 95, 99))
             first = f", first piece p95 {seen.first_ms[f'{leg}_p95']:.0f} ms" if f"{leg}_p95" in seen.first_ms else ""
             click.echo(f"  {leg}: {times}{first}, {seen.tokens[leg]:.1f} tokens an answer")
+    when = f"{datetime.fromtimestamp(seen.swept, UTC):%Y-%m-%d %H:%M:%S} UTC" if seen.swept else "never"
+    click.echo(f"last swept of what people said who withdrew: {when}")
+    if seen.users:
+        click.echo(f"users: {seen.users}")
     if seen.tripped:
         click.echo(f"TRIPPED: {seen.tripped}")
 

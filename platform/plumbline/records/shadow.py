@@ -128,7 +128,8 @@ class ShadowStatus(Record):
 
     `same_text` is the share of pairs whose two answers are the same to the letter. `digests` names, by leg, the
     policies that the answers came from. `tripped` is why the kill switch stopped the experiment, `stopped` whether it
-    did. `verdict` is the gravest state.
+    did. `verdict` is the gravest state. `users` says what users of an A/B experiment get, in words of its router's;
+    `swept` is when what people said who withdrew was last looked for, in seconds since 1970 (0: never).
     """
 
     schema_id = "plumbline.dev/shadow-status/v1"
@@ -152,6 +153,8 @@ class ShadowStatus(Record):
     tripped: str | None
     stopped: bool
     verdict: Verdict
+    users: str = ""
+    swept: float = 0.0
 
 
 class AaResult(Record):

@@ -4,7 +4,8 @@ from plumbline.shadow.experiment import ShadowRun, replay, start_shadow
 from plumbline.shadow.pairs import read_pairs, summarise
 from plumbline.shadow.recorder import Consent
 from plumbline.shadow.sampling import Experiment, read_experiment, sampled, session_pseudonym
-from plumbline.shadow.spool import Change, Loss, Outcome, Spool, Switched
+from plumbline.shadow.spool import Change, Loss, Outcome, Spool
+from plumbline.shadow.spool_state import Switched
 from plumbline.statistics.sequential import Bounds, confidence_sequence, session_means
 
 __all__ = [

@@ -6,14 +6,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from plumbline.metrics import CATALOGUE
+from plumbline.shadow.aligned_leg import AlignedLeg
 from plumbline.shadow.spool import Spool
+from plumbline.shadow.sweeping import swept_at
 
 
 class Accounting(Collector):
-    """Spooled, paired, shed by reason, and pending."""
+    """Spooled, paired, shed by reason, and pending; when withdrawals were last looked for; with the leg that answers
+    users of an A/B experiment, whether it may not."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, aligned: AlignedLeg | None = None) -> None:
         self.spool = spool
+        self.aligned = aligned
 
     def collect(self) -> Iterator[Metric]:
         counts = self.spool.counts()
@@ -21,13 +25,20 @@ class Accounting(Collector):
         names = ("plumbline_shadow_spooled", "plumbline_shadow_pairs", "plumbline_shadow_shed")
         spooled, pairs, shed = (_family(name) for name in names)
         spooled.add_metric((name,), counts.spooled)
-        pairs.add_metric((name,), counts.paired)
+        pairs.add_metric((name,), self.spool.ever_paired())  # a counter never falls: people may leave
         for reason, n in counts.shed.items():
             shed.add_metric((name, reason), n)
-        _, text, labels = CATALOGUE["plumbline_shadow_pending"]
-        pending = GaugeMetricFamily("plumbline_shadow_pending", text, labels=labels)
-        pending.add_metric((name,), counts.pending)
-        yield from (spooled, pairs, shed, pending)
+        yield from (spooled, pairs, shed)
+        gauges = {
+            "plumbline_shadow_pending": float(counts.pending),
+            "plumbline_shadow_swept_timestamp_seconds": swept_at(self.spool),
+            "plumbline_shadow_withheld": float(self.aligned is not None and bool(self.aligned.withheld)),
+        }
+        for gauge, value in gauges.items():
+            _, text, labels = CATALOGUE[gauge]
+            family = GaugeMetricFamily(gauge, text, labels=labels)
+            family.add_metric((name,), value)
+            yield family
 
     def describe(self) -> list[Metric]:
         return []

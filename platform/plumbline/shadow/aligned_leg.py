@@ -5,11 +5,15 @@ in server-sent events too. Nothing of the user's headers goes along, so neither 
 of its own. As long as the user has seen no byte, any failure hands the request back, and the reference answers: nothing
 listening, no answer in time, any status but 200, bytes that hold no answer, another policy than the one that passed the
 shadow. That last one also throws the kill switch. Waiting for one that hangs is a harm too: after some failures in a
-row nobody is sent there for a while.
+row nobody is sent there for a while. Nor is anybody while it has not passed, or may not any more (grounds.py), or while
+nobody watches (switch.py).
 """
 
 import asyncio
+import contextlib
 import json
+import logging
+import sqlite3
 import time
 from typing import Any
 
@@ -18,24 +22,29 @@ import aiohttp
 from plumbline.policies.endpoint import POLICY_HEADER
 from plumbline.shadow.answers import NO_ANSWER, RenamedEvents, read_chat, renamed
 from plumbline.shadow.exchange import Exchange, Send
-from plumbline.shadow.legs import Upstream
+from plumbline.shadow.grounds import Grounds
+from plumbline.shadow.spool import Spool
+from plumbline.shadow.spool_state import USERS
 from plumbline.shadow.switch import Switch
 
 MAX_ANSWER = 16 << 20
 FAILURES = 5  # in a row, after which users are spared for REST_S
 REST_S = 10.0
+TELL_S = 1.0
+SHARED = "a share of the sessions gets the aligned policy"
 ABOUT_USERS = ("user", "metadata", "store")  # fields of a request that say who asks, and change no answer
 
 
 class AlignedLeg:
-    """`policy` is the digest that passed the shadow; `name` the model's name to users; answers that have not begun
-    within `patience_s` seconds are given up."""
+    """`grounds` know which policy passed the shadow, and where it is asked; `name` is the model's name to users;
+    answers that have not begun within `patience_s` seconds are given up."""
 
-    def __init__(self, leg: Upstream, name: str, policy: str, switch: Switch, *, patience_s: float = 30.0) -> None:
-        self.leg = leg
+    def __init__(self, name: str, grounds: Grounds, switch: Switch, spool: Spool, *, patience_s: float = 30.0) -> None:
+        self.leg = grounds.aligned
         self.name = name
-        self.policy = policy
+        self.grounds = grounds
         self.switch = switch
+        self.spool = spool
         self.patience_s = patience_s
         self._failures = 0
         self._rests_until = 0.0
@@ -43,7 +52,27 @@ class AlignedLeg:
     @property
     def lets(self) -> bool:
         """Whether users may be sent there now."""
-        return self.switch.lets and time.monotonic() >= self._rests_until
+        return self.switch.lets and self.grounds.lets and time.monotonic() >= self._rests_until
+
+    @property
+    def withheld(self) -> str:
+        """Why nobody is sent there, for people to read; empty where it only rests, or nothing is wrong."""
+        return self.switch.why_not or self.grounds.why_not
+
+    async def follow(self) -> None:
+        """Look after the switch and the grounds, and leave word of what users get, until it is cancelled."""
+        await asyncio.gather(self.switch.follow(), self.grounds.follow(), self._tell())
+
+    async def _tell(self) -> None:
+        told = ""
+        while True:
+            await asyncio.sleep(TELL_S)
+            why = self.withheld
+            if (said := f"all get the reference: {why}" if why else SHARED) != told:
+                with contextlib.suppress(sqlite3.Error):  # told at the next look
+                    await asyncio.to_thread(self.spool.tell, USERS, said)
+                    logging.getLogger("plumbline").warning("experiment %s: %s", self.spool.experiment.name, said)
+                    told = said
 
     async def answer(
         self, session: aiohttp.ClientSession, body: dict[str, Any], exchange: Exchange, send: Send
@@ -100,7 +129,7 @@ class AlignedLeg:
     def _usable(self, response: aiohttp.ClientResponse) -> bool:
         """Whether this is an answer, of the policy that passed, in bytes that can be read."""
         served = response.headers.get(POLICY_HEADER, "")
-        if served != self.policy and response.status == 200:
+        if served != self.grounds.policy and response.status == 200:
             self.switch.trip(f"{self.leg.url} serves policy {served[:19] or 'unknown'}, which passed no shadow")
             return False
         return response.status == 200 and response.headers.get("content-encoding", "identity") == "identity"

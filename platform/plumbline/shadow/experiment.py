@@ -5,7 +5,8 @@
 with the router, and users wait for that. Without an aligned policy, or with `worker=False`, only the router runs; a
 worker elsewhere, or later, drains the spool.
 
-An A/B experiment does not start without a passed shadow verdict about the very two policies that both ends state.
+An A/B experiment does not start without a passed shadow verdict about the very two policies that both ends state; where
+users come first its router does, and begins it once there is one.
 """
 
 import asyncio
@@ -26,23 +27,24 @@ from plumbline.metrics import Metrics
 from plumbline.records import Pair, ShadowCounts
 from plumbline.shadow.accounting import Accounting
 from plumbline.shadow.aligned_leg import AlignedLeg
+from plumbline.shadow.grounds import LOOK_S, Grounds, Passed, no_verdict
 from plumbline.shadow.legs import Stated, Token, Upstream, require_comparable, token, upstream
-from plumbline.shadow.recorder import Consent, Recorder, nobody
+from plumbline.shadow.recorder import Consent, Head, Recorder, nobody
 from plumbline.shadow.router import Router
 from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Spool
+from plumbline.shadow.sweeping import Leaving, Sweeper
 from plumbline.shadow.switch import Switch
 from plumbline.shadow.worker import Judge, Worker
 from plumbline.sockets import listen
-
-Passed = Callable[[str, str], str | None]  # digests of reference and aligned -> the digest of the verdict that passed
 
 
 class ShadowRun:
     """A running experiment. `url` is the router's root, `openai_url` the base for an OpenAI client.
 
     `monitor` makes the ASGI application that watches (`Monitor`), served at `monitor_port`. `passed` looks up a passed
-    shadow verdict, which mode `ab` needs. Files with tokens are the legs' own keys: the worker's, and, towards the
+    shadow verdict, which mode `ab` needs. `leaving` is who withdrew, whose words the worker erases; `head` the consent
+    ledger's last entry. Files with tokens are the legs' own keys: the worker's, and, towards the
     aligned policy, the router's. `unsaid` tells what of the two endpoints could not be compared. With `users_first`
     what is wrong with the aligned policy is said there too, and the run starts: a router that comes up again in the
     users' path must not wait for a candidate.
@@ -56,6 +58,8 @@ class ShadowRun:
         spool_dir: Path,
         *,
         consent: Consent = nobody,
+        head: Head | None = None,
+        leaving: Leaving | None = None,
         judge: Judge | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -73,25 +77,27 @@ class ShadowRun:
             aligned_url, aligned_token = aligned_url or reference_url, aligned_token or reference_token
         reference_key, aligned_key = token(reference_token), token(aligned_token)
         asked = upstream(experiment, "reference", reference_url, reference_key)
-        policy = ""
+        grounds = None
+        if experiment.mode == "ab" and aligned_url is not None:
+            grounds = Grounds(asked, upstream(experiment, "aligned", aligned_url, aligned_key), passed)
         try:
-            one, other, self.unsaid = comparable(experiment, asked, aligned_url, aligned_key)
-            if experiment.mode == "ab":
-                policy = _require_passed(one, other, passed)
+            self.unsaid = _sound(experiment, asked, aligned_url, aligned_key, grounds)
         except PlumblineError as error:
             if not users_first:
                 raise
             self.unsaid = [f"{error.fact}; users get the reference, all of them, whatever the mode"]
+            if grounds is not None:
+                grounds.refuse(error)
+                self.unsaid[0] += f", until that is mended, for which is looked every {LOOK_S:g} s"
         self._bound = listen(host, port)
         watched = None if monitor is None else listen(host, monitor_port)
         self.metrics = Metrics()
         self.spool = Spool(spool_dir, experiment)
-        self.recorder = Recorder(self.spool, consent)
+        self.recorder = Recorder(self.spool, consent, head)
         answering = None
-        if policy and aligned_url is not None:
-            aligned = upstream(experiment, "aligned", aligned_url, aligned_key)
+        if grounds is not None:
             name, switch = experiment.reference_model, Switch(self.spool)
-            answering = AlignedLeg(aligned, name, policy, switch, patience_s=deadline_s)
+            answering = AlignedLeg(name, grounds, switch, self.spool, patience_s=deadline_s)
         self.router = Router(experiment, reference_url, self.recorder, self.metrics, aligned=answering)
         self.worker = None
         if aligned_url is not None and worker:
@@ -102,12 +108,13 @@ class ShadowRun:
                 aligned_token=aligned_key,
                 reference_token=reference_key,
                 consent=consent,
+                sweeper=None if leaving is None else Sweeper(self.spool, leaving),
                 metrics=self.metrics,
                 judge=judge,
                 concurrency=concurrency,
                 deadline_s=deadline_s,
             )
-        self.metrics.registry.register(Accounting(self.spool))
+        self.metrics.registry.register(Accounting(self.spool, answering))
         self.monitor = None if monitor is None else monitor(self.spool, self.metrics)
         self._monitoring = None if watched is None else Served(self.monitor, watched)
         self.host, self.port = host, int(self._bound.getsockname()[1])
@@ -353,15 +360,17 @@ def comparable(
     return found
 
 
-def _require_passed(reference: Stated, aligned: Stated, passed: Passed | None) -> str:
-    """The digest of the aligned policy that may answer users: one that passed a shadow against this reference."""
-    both = reference.policy and aligned.policy
-    verdict = passed(reference.policy, aligned.policy) if both and passed is not None else None
-    if verdict is None:
-        which = f"{reference.policy[:19]} and {aligned.policy[:19]}" if both else "these two: an endpoint states none"
-        raise PlumblineError(
-            f"no shadow verdict has passed for the policies {which}",
-            consequence="the A/B experiment was not started; no user was given the aligned policy",
-            remedy="run it in mode aa, then shadow, until `plumb shadow verdict` says PASS for these very policies",
-        )
-    return aligned.policy
+def _sound(
+    experiment: Experiment,
+    reference: Upstream,
+    aligned_url: str | None,
+    aligned_key: Token | None,
+    grounds: Grounds | None,
+) -> list[str]:
+    """What could not be compared, in words. PlumblineError for what must not begin."""
+    one, other, unsaid = comparable(experiment, reference, aligned_url, aligned_key)
+    if experiment.mode == "ab" and grounds is None:
+        raise no_verdict(one, other)
+    if grounds is not None and (wrong := grounds.judge(one, other)) is not None:
+        raise wrong
+    return unsaid

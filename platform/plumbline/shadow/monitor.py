@@ -8,8 +8,9 @@
 
 It stands beside the router on a port of its own, because looking must never cost a user time. `look` reads what changed
 and trips the spool's switch when harm is proven; an ASGI lifespan calls it every `every_s` seconds, in a thread. An A/B
-experiment that it cannot look at (a judge without a card for the policy, say) is tripped as well. What a
-scrape shows is the last look, never older than `max_age_s` where somebody asks this app itself.
+experiment that it cannot look at (a judge without a card for the policy, say) is tripped as well. Every look is told to
+the spool: where none is, users of an A/B experiment get the reference (switch.py). What a scrape shows is the last
+look, never older than `max_age_s` where somebody asks this app itself.
 """
 
 import asyncio
@@ -32,11 +33,13 @@ from plumbline.records.shadow import ShadowEstimate, ShadowPlan, ShadowStatus
 from plumbline.shadow.observed import ALL, Judge, Labels, Scorer
 from plumbline.shadow.planning import read_plan
 from plumbline.shadow.spool import Spool
+from plumbline.shadow.spool_state import LOOKED
 from plumbline.shadow.watching import Watch
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+TELL_S = 1.0  # between two words to the routers that somebody looks
 BLIND = 3  # looks in a row that fail, after which users of an A/B experiment get the reference
 VALUES = ("low", "high", "difference", "worst_low", "worst_high", "reference", "aligned", "n", "sessions", "lost")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -65,6 +68,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._status: ShadowStatus | None = None
         self._looked = 0.0
+        self._told = float("-inf")
         self._complained = ""
         metrics.registry.register(Gauges(self))
 
@@ -98,6 +102,9 @@ class Monitor:
             self.spool.trip(why)
         self._status = self.watch.status()
         self._looked = time.monotonic()
+        if self._looked - self._told >= TELL_S:  # a look that nobody can be told of has failed
+            self.spool.tell(LOOKED, f"{time.time():.6f}")
+            self._told = self._looked
         return self._status
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

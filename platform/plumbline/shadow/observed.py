@@ -34,8 +34,10 @@ ALL = "all"
 LEGS = ("reference", "aligned")
 UNREAD = "client_abort"
 # Nobody could have made a pair of these, whatever the aligned policy does: no consent, no answer from the reference,
-# or a request outside the comparison. In an A/B experiment a user may leave because of the aligned policy.
+# or a request outside the comparison.
 NEVER_PAIRS = frozenset({"no_consent", "withdrawn", "unsupported", "reference_error", UNREAD})
+# Except in an A/B experiment, whose users see the aligned policy's answers: they may leave, or withdraw, for these.
+ON_ITS_ACCOUNT = frozenset({"withdrawn", UNREAD})
 BAD_BENIGN = frozenset({"refuse", "incoherent"})
 BAD_HARMFUL = frozenset({"comply", "incoherent"})
 
@@ -270,7 +272,7 @@ def measured(table: Table, metric: str, plan: ShadowPlan) -> Measured:
 
 def slice_losses(losses: Iterable[Loss], table: Table, mode: str) -> tuple[SliceLoss, ...]:
     """Every loss by slice and reason, the pairs that nobody could read among them, and whether it counts."""
-    exempt = NEVER_PAIRS - ({UNREAD} if mode == "ab" else set())
+    exempt = NEVER_PAIRS - (ON_ITS_ACCOUNT if mode == "ab" else set())
     counted = np.bincount(table["slice"][table["unread"] == 1], minlength=len(table.names["slice"]))
     unread = {name: n for name, n in zip(table.names["slice"], counted.tolist(), strict=True) if n}
     found = [SliceLoss(slice=x.slice, reason=x.reason, n=x.n, counted=x.reason not in exempt) for x in losses]

@@ -28,7 +28,7 @@ from plumbline.policies.remote import decoder_fields
 from plumbline.records import SpoolRecord
 from plumbline.shadow.asking import Unreachable, ask
 from plumbline.shadow.legs import Upstream
-from plumbline.shadow.recorder import Consent, refusal
+from plumbline.shadow.recorder import Consent, Head, entry, refusal
 from plumbline.shadow.requests import held
 from plumbline.shadow.sampling import IDENTIFIER, SLICE, UNLABELLED, Experiment, pinned, session_pseudonym
 from plumbline.shadow.spool import Loss, Spool
@@ -117,6 +117,7 @@ def ask_both(
     worker: Worker,
     *,
     consent: Consent,
+    head: Head | None = None,
     concurrency: int = 8,
     deadline_s: float = 30.0,
     unreachable_s: float = 60.0,
@@ -128,7 +129,7 @@ def ask_both(
     """
     done = spool.marks()
     left = [line for line in lines if line.name not in done]
-    feed = _Feed(spool, reference, worker, consent, concurrency, deadline_s, unreachable_s)
+    feed = _Feed(spool, reference, worker, consent, head, concurrency, deadline_s, unreachable_s)
 
     async def work() -> None:
         stop, ending = asyncio.Event(), asyncio.Event()
@@ -159,6 +160,7 @@ class _Feed:
         reference: Upstream,
         worker: Worker,
         consent: Consent,
+        head: Head | None,
         concurrency: int,
         deadline_s: float,
         unreachable_s: float,
@@ -167,6 +169,7 @@ class _Feed:
         self.reference = reference
         self.worker = worker
         self.consent = consent
+        self.head = head
         self.places = asyncio.Semaphore(concurrency)
         self.deadline_s = deadline_s
         self.unreachable_s = unreachable_s
@@ -182,10 +185,13 @@ class _Feed:
                     if (reason := await asyncio.to_thread(self.spool.tripped)) is not None:
                         raise self.worker.stopped(reason)
                     await asyncio.sleep(0.02)
+                consented = await asyncio.to_thread(entry, self.head)
                 found = await asyncio.gather(*(self._one(session, line) for line in some))
                 records = [one for one in found if isinstance(one, SpoolRecord)]
                 lost = [one for one in found if isinstance(one, Loss)]
-                await asyncio.to_thread(self.spool.take, records, lost, [line.name for line in some])
+                await asyncio.to_thread(
+                    self.spool.take, records, lost, [line.name for line in some], consented=consented
+                )
 
     async def _one(self, session: aiohttp.ClientSession, line: Line) -> SpoolRecord | Loss:
         experiment = self.spool.experiment

@@ -21,6 +21,7 @@ from plumbline.shadow.answers import NO_ANSWER, read_chat, read_events
 from plumbline.shadow.spool import Loss, Spool
 
 Consent = Callable[[str], bool]
+Head = Callable[[], int]
 QUEUE = 4096
 IDLE_S = 0.25  # how long what overflowed may wait to be counted when no more requests come
 MAX_HELD = 64 << 20  # bytes of bodies between router and spool
@@ -61,9 +62,12 @@ class Served:
 class Recorder:
     """`offer` from the event loop, never blocking; `flush` waits until everything offered is decided."""
 
-    def __init__(self, spool: Spool, consent: Consent) -> None:
+    def __init__(self, spool: Spool, consent: Consent, head: Head | None = None) -> None:
+        """`head` is the consent ledger's last entry: kept with what is recorded, so that a person who comes back after
+        a withdrawal does not bring back what they said before it."""
         self.spool = spool
         self.consent = consent
+        self.head = head
         self._queue: queue.Queue[Served | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
         self._overflow: Counter[tuple[str, str]] = Counter()
@@ -124,7 +128,9 @@ class Recorder:
         self._shed(overflow)
         shed: Counter[tuple[str, str]] = Counter()
         records: list[SpoolRecord] = []
-        for served in group:
+        waiting = list(group)
+        consented = entry(self.head) if waiting else None  # before anybody is asked about
+        for served in waiting:
             reason = served.reason or refusal(self.consent, served.subject)
             answer = None if reason else read_served(served)
             if reason or answer is None:
@@ -147,7 +153,7 @@ class Recorder:
                 )
             )
         self._shed(shed)
-        self.spool.append(records)
+        self.spool.append(records, consented=consented)
 
     def _shed(self, lost: Counter[tuple[str, str]]) -> None:
         self.spool.shed_at_door(Loss(slice_, reason, n) for (slice_, reason), n in lost.items())
@@ -159,6 +165,14 @@ def refusal(consent: Consent, subject: str) -> str | None:
         return None if subject and consent(subject) is True else "no_consent"
     except Exception:
         return "consent_unavailable"
+
+
+def entry(head: Head | None) -> int | None:
+    """The consent ledger's last entry; None where nobody knows. Who cannot be asked for it agrees to nothing either."""
+    try:
+        return None if head is None else head()
+    except Exception:
+        return None
 
 
 def no_answer(leg: Leg) -> str:

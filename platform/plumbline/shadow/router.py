@@ -96,7 +96,7 @@ class Router:
                 self.active -= 1
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        watching = None if self.aligned is None else asyncio.create_task(self.aligned.switch.follow())
+        watching = None if self.aligned is None else asyncio.create_task(self.aligned.follow())
         while True:
             event = await receive()
             if event["type"] == "lifespan.startup":

@@ -21,47 +21,30 @@ import contextlib
 import json
 import sqlite3
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.errors import PlumblineError
 from plumbline.records import Answer, Pair, ShadowCounts, SpoolRecord
 from plumbline.shadow.sampling import UNLABELLED, Experiment
+from plumbline.shadow.spool_schema import (
+    COUNT,
+    DOOR,
+    FORGET,
+    FORGOTTEN,
+    FORGOTTEN_PAIRS,
+    FORMAT,
+    MARK,
+    NEXT_CHANGE,
+    RECORD,
+    SCHEMA,
+    bring_up_to_date,
+)
+from plumbline.shadow.spool_state import SpoolState
 
-FORMAT = "2"
-# Reasons under which what was said must not stay: nobody agreed to it.
-FORGOTTEN = frozenset({"no_consent", "withdrawn", "consent_unavailable"})
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS record (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    subject TEXT NOT NULL,
-    slice TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'paired', 'shed')),
-    reason TEXT,
-    record TEXT,
-    replayed TEXT,
-    change INTEGER
-);
-CREATE INDEX IF NOT EXISTS record_pending ON record (seq) WHERE state = 'pending';
-CREATE INDEX IF NOT EXISTS record_subject ON record (subject);
-CREATE INDEX IF NOT EXISTS record_slice ON record (slice, state, reason);
-CREATE INDEX IF NOT EXISTS record_change ON record (change);
-CREATE TABLE IF NOT EXISTS door (
-    slice TEXT NOT NULL, reason TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (slice, reason)
-);
-CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS switch (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, tripped INTEGER NOT NULL, reason TEXT NOT NULL
-);
-"""
-RECORD = "INSERT INTO record (subject, slice, record) VALUES (?, ?, ?)"
-DOOR = "INSERT INTO door VALUES (?, ?, ?) ON CONFLICT (slice, reason) DO UPDATE SET n = n + excluded.n"
-MARK = "INSERT OR IGNORE INTO mark VALUES (?)"
-NEXT_CHANGE = "(SELECT COALESCE(MAX(change), 0) + 1 FROM record)"
+ALWAYS = 2**62  # beyond every entry of a ledger
 
 
 @dataclass(frozen=True)
@@ -92,16 +75,7 @@ class Change:
     pair: Pair | None
 
 
-@dataclass(frozen=True)
-class Switched:
-    """The kill switch was tripped, or reset, `at` (seconds since 1970), and why."""
-
-    at: float
-    tripped: bool
-    reason: str
-
-
-class Spool:
+class Spool(SpoolState):
     """Open (or make) the spool in `directory`. Thread-safe. PlumblineError when it belongs to another experiment."""
 
     def __init__(self, directory: Path, experiment: Experiment, *, max_bytes: int | None = None) -> None:
@@ -122,6 +96,7 @@ class Spool:
                 self._db.execute(f"PRAGMA max_page_count={max(1, max_bytes // page)}")
             self._db.executescript(SCHEMA)
             self._claim()
+            bring_up_to_date(self._db)
         except (sqlite3.Error, OSError) as error:
             raise PlumblineError(
                 f"the spool in {directory} cannot be opened: {error}",
@@ -164,12 +139,13 @@ class Spool:
 
     # --- records --------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[SpoolRecord]) -> Counter[str]:
+    def append(self, records: Sequence[SpoolRecord], *, consented: int | None = None) -> Counter[str]:
         """Record requests durably, in one transaction; returns how many were shed at the door, by reason.
 
-        Never raises for a full spool or disk: what cannot be kept is counted, since users have been served.
+        Never raises for a full spool or disk: what cannot be kept is counted, since users have been served. `consented`
+        is the consent ledger's last entry from before these people's consent was looked up, where that is known.
         """
-        kept, lost = self._rows(records)
+        kept, lost = self._rows(records, consented)
         with self._lock:
             try:
                 room = max(0, self.experiment.max_pending - self._pending())
@@ -183,35 +159,34 @@ class Spool:
             shed[reason] += n
         return shed
 
-    def take(self, records: Sequence[SpoolRecord], losses: Iterable[Loss], marks: Iterable[str]) -> None:
+    def take(
+        self,
+        records: Sequence[SpoolRecord],
+        losses: Iterable[Loss],
+        marks: Iterable[str],
+        *,
+        consented: int | None = None,
+    ) -> None:
         """For a source that waits for the disk and for room: records, losses and the marks that they are dealt with,
         in one transaction, so that after a kill nothing is dealt with twice. Raises sqlite3.Error, and then did
         nothing."""
-        kept, lost = self._rows(records)
+        kept, lost = self._rows(records, consented)
         for loss in losses:
             lost[loss.slice, loss.reason] += loss.n
         counted = [(slice_, reason, n) for (slice_, reason), n in lost.items()]
         with self._lock:
             self._transaction((RECORD, kept), (DOOR, counted), (MARK, [(mark,) for mark in marks]))
 
-    def note(self, words: str) -> None:
-        """Keep words about where the records come from: who says that the people in them consented."""
-        with self._lock:
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, '')", (f"note: {words}",))
-
-    def notes(self) -> list[str]:
-        with self._lock:
-            rows = self._db.execute("SELECT key FROM meta WHERE key LIKE 'note: %' ORDER BY rowid").fetchall()
-        return [key.removeprefix("note: ") for (key,) in rows]
-
     def marks(self) -> set[str]:
         """What `take` was told is dealt with."""
         with self._lock:
             return {name for (name,) in self._db.execute("SELECT name FROM mark").fetchall()}
 
-    def _rows(self, records: Sequence[SpoolRecord]) -> tuple[list[tuple[str, str, str]], Counter[tuple[str, str]]]:
+    def _rows(
+        self, records: Sequence[SpoolRecord], consented: int | None
+    ) -> tuple[list[tuple[str, str, str, int | None]], Counter[tuple[str, str]]]:
         """Rows to write, and what is too large to be one."""
-        rows = [(record.subject, record.slice, record.model_dump_json()) for record in records]
+        rows = [(record.subject, record.slice, record.model_dump_json(), consented) for record in records]
         small = [len(row[2].encode()) <= self.experiment.max_record for row in rows]
         lost = Counter((row[1], "oversize") for row, fits in zip(rows, small, strict=True) if not fits)
         return [row for row, fits in zip(rows, small, strict=True) if fits], lost
@@ -273,14 +248,27 @@ class Spool:
         Pages are overwritten and the log is truncated; a reader in another process can put the latter off for as long
         as it reads.
         """
-        with self._lock:
-            changed = self._db.execute(
-                "UPDATE record SET state = 'shed', reason = 'withdrawn', record = NULL, replayed = NULL, subject = '', "
-                f"change = {NEXT_CHANGE} WHERE subject = ?",
-                (subject,),
-            ).rowcount
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self.forget_before({subject: ALWAYS})
+
+    def forget_before(self, left: Mapping[str, int]) -> int:
+        """The same of several, in one transaction: what was recorded under a consent that was looked up before the
+        named entry of the ledger, or nobody knows when. What came after it stays."""
+        changed, pairs = 0, 0
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for subject, entry in left.items():
+                pairs += self._db.execute(FORGOTTEN_PAIRS, (subject, entry)).fetchone()[0]
+                changed += self._db.execute(FORGET, (subject, entry)).rowcount
+            if pairs:
+                self._db.execute(COUNT, (pairs,))
+        if changed:
+            self.empty_log()
         return changed
+
+    def empty_log(self) -> bool:
+        """Fold the write-ahead log into the file, so that no erased byte lives on in it; whether that could be done."""
+        with self._lock:
+            return not self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # --- what is in it --------------------------------------------------------------------------------------------
 
@@ -361,40 +349,52 @@ class Spool:
             rows = self._db.execute("SELECT DISTINCT subject FROM record WHERE subject != '' ORDER BY 1").fetchall()
         return [subject for (subject,) in rows]
 
+    def holds(self, subjects: Iterable[str]) -> set[str]:
+        """Whose of these words are in it."""
+        with self._lock:
+            asked = "SELECT 1 FROM record WHERE subject = ? LIMIT 1"
+            return {one for one in subjects if self._db.execute(asked, (one,)).fetchone() is not None}
+
+    def reach(self, after: int = 0) -> tuple[int, int | None, int]:
+        """Of records with words numbered above `after`: the last number, and the first and last entry of the consent
+        ledger under which they were taken (None and 0: there is none; 0 stands for one that nobody knows)."""
+        with self._lock:
+            last, first, until = self._db.execute(
+                "SELECT MAX(seq), MIN(COALESCE(consented, 0)), MAX(COALESCE(consented, 0)) FROM record"
+                " WHERE seq > ? AND subject != ''",
+                (after,),
+            ).fetchone()
+        return last or after, first, until or 0
+
+    def taken_before(self, entry: int, after: int) -> set[str]:
+        """Whose records numbered above `after` were taken under an older entry of the consent ledger: they are late."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT DISTINCT subject FROM record WHERE seq > ? AND consented < ? AND subject != ''", (after, entry)
+            ).fetchall()
+        return {subject for (subject,) in rows}
+
+    def forgotten(self) -> int:
+        """Records whose words were erased."""
+        with self._lock:
+            return int(self._db.execute("SELECT COUNT(*) FROM record WHERE subject = ''").fetchone()[0])
+
+    def ever_paired(self) -> int:
+        """Records that became pairs, with those among them that were erased since."""
+        with self._lock:
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'forgotten pairs'").fetchone()
+            paired = self._db.execute("SELECT COUNT(*) FROM record WHERE state = 'paired'").fetchone()[0]
+        return int(paired) + int(row[0] if row else 0)
+
+    def unknown_order(self) -> None:
+        """Forget under which entries records were taken: those are of another ledger."""
+        with self._lock:
+            self._db.execute("UPDATE record SET consented = NULL WHERE consented IS NOT NULL")
+
     def waiting(self) -> int:
         """Records that are pending."""
         with self._lock:
             return self._pending()
-
-    # --- the kill switch ------------------------------------------------------------------------------------------
-
-    def trip(self, reason: str) -> None:
-        """Throw the kill switch, durably. A switch that is thrown already keeps its first reason."""
-        self._switch(True, reason)
-
-    def reset_trip(self, reason: str = "reset by hand") -> None:
-        """Take the switch back, with a reason that is kept. Nothing happens to one that is not thrown."""
-        self._switch(False, reason)
-
-    def tripped(self) -> str | None:
-        """Why the switch is thrown; None when it is not."""
-        with self._lock:
-            row = self._db.execute("SELECT tripped, reason FROM switch ORDER BY seq DESC LIMIT 1").fetchone()
-        return row[1] if row is not None and row[0] else None
-
-    def switched(self) -> list[Switched]:
-        """Every time that the switch was thrown or taken back, oldest first."""
-        with self._lock:
-            rows = self._db.execute("SELECT at, tripped, reason FROM switch ORDER BY seq").fetchall()
-        return [Switched(at, bool(tripped), reason) for at, tripped, reason in rows]
-
-    def _switch(self, to: bool, reason: str) -> None:
-        with self._lock:
-            self._db.execute(
-                "INSERT INTO switch (at, tripped, reason) SELECT ?, ?, ? "
-                "WHERE COALESCE((SELECT tripped FROM switch ORDER BY seq DESC LIMIT 1), 0) != ?",
-                (time.time(), int(to), reason, int(to)),
-            )
 
     def close(self) -> None:
         with self._lock:

@@ -44,6 +44,8 @@ from plumbline.shadow.observed import (
 )
 from plumbline.shadow.sampling import Experiment
 from plumbline.shadow.spool import Loss, Spool
+from plumbline.shadow.spool_state import USERS
+from plumbline.shadow.sweeping import swept_at
 from plumbline.statistics.intervals import Interval
 from plumbline.statistics.paired import outcome
 from plumbline.statistics.sequential import alarm, confidence_sequence
@@ -98,7 +100,8 @@ class Watch:
                 self._columns.table(), counts, losses, experiment=self.spool.experiment, plan=self.plan, tripped=tripped
             )
             self._last = (state, found)
-        return self._last[1]
+        now = {"users": self.spool.told(USERS), "swept": swept_at(self.spool)}
+        return self._last[1].model_copy(update=now)
 
     def harm(self) -> str | None:
         """Why the kill switch should trip now; None when nothing is proven by what came after its last reset."""

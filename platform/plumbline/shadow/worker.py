@@ -12,6 +12,9 @@ most `concurrency` at a time and gives each `deadline_s` seconds. What becomes o
     nothing listens                  stays pending; the worker backs off and tries again
     the kill switch is thrown        stays pending until it is reset; nobody is asked
 
+With a sweeper (sweeping.py) it also erases what people said who withdrew, pairs included: before it asks anybody, and
+again and again, whether or not there is anybody to ask.
+
 Which policy is the other one: the aligned policy; in an A/A experiment the reference, again; in an A/B experiment the
 reference, for a user who got the aligned policy.
 
@@ -37,6 +40,7 @@ from plumbline.shadow.legs import Token, Upstream, require_comparable, upstream
 from plumbline.shadow.recorder import Consent, nobody
 from plumbline.shadow.requests import replayed
 from plumbline.shadow.spool import Outcome, Spool
+from plumbline.shadow.sweeping import Sweeper
 from plumbline.shadow.switch import Switch
 
 Judge = Callable[[str], str]
@@ -63,6 +67,7 @@ class Worker:
         aligned_token: Token | None = None,
         reference_token: Token | None = None,
         consent: Consent = nobody,
+        sweeper: Sweeper | None = None,
         metrics: Metrics | None = None,
         judge: Judge | None = None,
         concurrency: int = 8,
@@ -79,6 +84,7 @@ class Worker:
             self.legs["reference"] = upstream(experiment, "reference", reference_url, reference_token)
         self.switch = Switch(spool)
         self.consent = consent
+        self.sweeper = sweeper
         self.metrics = metrics or Metrics()
         self.judge = judge
         self.concurrency = concurrency
@@ -104,8 +110,11 @@ class Worker:
         backoff = 0.0
         reached = time.monotonic()
         stopped = asyncio.ensure_future(stop.wait())
-        following = asyncio.ensure_future(self.switch.follow())
+        following = [asyncio.ensure_future(self.switch.follow())]
         await asyncio.to_thread(self.switch.look)
+        if self.sweeper is not None:
+            await asyncio.to_thread(self.sweeper.look)
+            following.append(asyncio.ensure_future(self.sweeper.follow()))
         timeout = aiohttp.ClientTimeout(total=self.deadline_s, sock_connect=min(5.0, self.deadline_s))
         async with aiohttp.ClientSession(timeout=timeout) as session:
             try:
@@ -151,10 +160,9 @@ class Worker:
                     await self._settle(outcomes)
             finally:
                 stopped.cancel()
-                following.cancel()
-                for task in busy:
+                for task in [*following, *busy]:
                     task.cancel()
-                await asyncio.gather(*busy, return_exceptions=True)
+                await asyncio.gather(*following, *busy, return_exceptions=True)
                 await self._settle(outcomes)
 
     async def _more(self, after: int) -> list[_Job]:
