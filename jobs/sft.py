@@ -21,7 +21,6 @@ from plumbline.errors import PlumblineError
 from plumbline.evaluation.probes import judge_probes
 from plumbline.reconcile.provenance import code_digest
 from plumbline.records import Objective
-from plumbline.training.export import export
 from plumbline.training.follow import following
 from plumbline.training.job import TrainingJob, alone, changed_objective
 from plumbline.training.probing import settle
@@ -74,6 +73,8 @@ def run(objective_file: Path, name: str, storage: Path) -> str:
                     on_progress=told(*(follower.progress for follower in followers)),
                     on_probe=told(*(follower.probed for follower in followers)),
                 )
+        from plumbline.training.export import export
+
         settle(job)
         manifest = export(job, out, name=name, code=code_digest())
     if "://" in (ledger := os.environ.get("PLUMBLINE_LEDGER", "")):

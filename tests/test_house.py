@@ -67,7 +67,9 @@ def test_a_room_imports_only_from_below(path: Path) -> None:
         assert FLOORS[parts[1]] < FLOORS[room], f"{path.relative_to(SOURCE)} imports {name}, which is not below it"
 
 
-@pytest.mark.parametrize("room", ["records", "stores", "reconcile", "console", "cli", "evaluation", "feedback"])
+@pytest.mark.parametrize(
+    "room", ["records", "stores", "training", "reconcile", "console", "cli", "evaluation", "feedback"]
+)
 def test_importing_a_light_room_brings_nothing_heavy(room: str) -> None:
     heavy = HEAVY - ({"scipy"} if room == "evaluation" else set())
     code = f"import sys, plumbline.{room}; print(sorted(set(sys.modules) & {heavy!r}))"

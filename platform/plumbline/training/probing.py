@@ -19,17 +19,16 @@ What an answer is worth is not training's business: the caller hands in the `Jud
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plumbline.errors import PlumblineError
 from plumbline.policies import Policy
 from plumbline.policies.files import manifest_of, read_lines, write_durably
 from plumbline.records import DecoderSettings, ProbeName, SuiteItem, TrainingRecord
-from plumbline.training.checkpoint import Weights, save_weights
 from plumbline.training.job import TrainingJob
-from plumbline.training.sharding import put_whole
+
+if TYPE_CHECKING:
+    from plumbline.training.checkpoint import Weights
 
 
 class Judge(Protocol):
@@ -59,11 +58,13 @@ def require_probes(job: TrainingJob, judge: Judge | None) -> None:
             )
 
 
-def keep_for_probe(job: TrainingJob, step: int, weights: Weights) -> None:
+def keep_for_probe(job: TrainingJob, step: int, weights: "Weights") -> None:
     """Put the weights of `step` where the probe finds them. A step that is done again after a restart keeps those that
     were probed: on a GPU the new ones may differ in the last bit."""
     if any(line["step"] == step for line in lines(job)):
         return
+    from plumbline.training.checkpoint import save_weights
+
     job.probes.mkdir(exist_ok=True)
     save_weights(weights, _weights(job, step))
 
@@ -114,6 +115,7 @@ def lines(job: TrainingJob) -> list[dict[str, Any]]:
 def policy_of(job: TrainingJob, step: int | None, device: str) -> Policy:
     """The policy at `step`; None is the base policy, as the run began."""
     from plumbline.policies.local import LocalPolicy, load_template
+    from plumbline.training.sharding import put_whole
     from plumbline.training.trainee import build
 
     trainee = build(job.objective, job.base, device, with_reference=False)
@@ -158,6 +160,8 @@ def settle(job: TrainingJob) -> TrainingRecord:
                 consequence="no checkpoint is good, so no policy was exported",
                 remedy="probe earlier (probes.every), train more gently, or widen probes.margins with a reason",
             )
+        from plumbline.training.checkpoint import save_weights
+
         save_weights(_load(job, stop["good"]), job.result / "chosen.safetensors")
         record = record.model_copy(
             update={"chosen_step": stop["good"], "stopped_by": f"probes at step {stop['step']}: {said}"}
@@ -181,7 +185,9 @@ def _kept(job: TrainingJob) -> list[int]:
     return sorted(int(file.stem) for file in job.probes.glob("[0-9]*.safetensors"))
 
 
-def _load(job: TrainingJob, step: int) -> Weights:
+def _load(job: TrainingJob, step: int) -> "Weights":
+    from safetensors.torch import load_file
+
     file = _weights(job, step)
     if not file.is_file():
         raise PlumblineError(

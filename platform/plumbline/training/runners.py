@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from plumbline.training.probing import probe as run_probe
 OnProgress = Callable[[dict[str, Any]], None]
 PREEMPTION_EVERY = 10  # steps
 SLIVER = 0.01  # of a GPU, for a probe beside the workers
+NO_DATASETS = ("DatasetsCallback",)  # its actor hands out Ray Datasets: the order here is the job's own
+NO_CLUSTER = ("PlacementGroupCleanerCallback",)  # its actor tidies a cluster that outlives the run
 
 
 def told(*listeners: OnProgress) -> OnProgress:
@@ -197,6 +199,8 @@ def run_with_ray(
             if probing
             else None,
         )
+        alone = not os.environ.get("RAY_ADDRESS") and len(ray.nodes()) == 1
+        _spare(trainer, NO_DATASETS + (NO_CLUSTER if alone else ()))
         with _watched(job, on_progress, on_probe):
             try:
                 trainer.fit()
@@ -209,6 +213,13 @@ def run_with_ray(
                     consequence="no policy was exported; its last checkpoint is kept",
                     remedy="put the cause right and run the same command: it resumes from the checkpoint",
                 ) from error
+
+
+def _spare(trainer: Any, callbacks: Sequence[str]) -> None:
+    """Do without some of Ray Train's own callbacks: each of these starts an actor, a process that imports Ray and
+    pandas for seconds of every run. Another version of Ray that has no such method keeps them."""
+    if made := getattr(trainer, "_create_default_callbacks", None):
+        trainer._create_default_callbacks = lambda: [one for one in made() if type(one).__name__ not in callbacks]
 
 
 def _require_shardable(job: TrainingJob, sharded: bool) -> None:
@@ -244,7 +255,8 @@ def _ray_probe(checkpoint: Any, *, job: str, step: int, judge: Judge | None, dev
 def ray_session() -> Iterator[None]:
     """A connected Ray: the caller's, the cluster's (RAY_ADDRESS), or a small local one that ends with the block.
 
-    Local settings: no dashboard, no usage reports, quick health checks (they bound the start-up time of a run).
+    Local settings: no dashboard, no usage reports, quick health checks (they bound the start-up time of a run), nobody
+    who watches for nodes to be taken away, and no workers before they are asked for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -260,6 +272,8 @@ def ray_session() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=True)
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         ray.init(
             address="local",  # not whatever cluster somebody once started on this machine
             include_dashboard=False,

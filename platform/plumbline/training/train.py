@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plumbline.errors import PlumblineError
 from plumbline.records import Example, Objective, PolicyManifest, SuiteItem, TrainingRecord
-from plumbline.training.export import Form
 from plumbline.training.job import TrainingJob
 from plumbline.training.probing import Judge
 from plumbline.training.runners import OnProgress
+
+if TYPE_CHECKING:
+    from plumbline.training.export import Form
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def train(
     workers: int | tuple[int, int] = 1,
     use_gpu: bool = False,
     sharded: bool = False,
-    form: Form = "merged",
+    form: "Form" = "merged",
     code: str = "",
     on_progress: OnProgress | None = None,
     on_probe: OnProgress | None = None,
