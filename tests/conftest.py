@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from loop.begun import begin, finish
 from tiny import make_tiny_policy
+
+from loop.begun import begin, finish
 
 # What children compile of the platform they keep, whatever the caller's shell says: there are hundreds of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

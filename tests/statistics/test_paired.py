@@ -1,5 +1,7 @@
 """Statistics against independent oracles (scipy, statsmodels, published examples), and coverage by simulation."""
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -183,6 +185,15 @@ def test_needed_n_when_nothing_disagrees_is_what_agreement_itself_costs():
     assert paired_difference(np.zeros(found.needed), np.arange(found.needed)).interval.low > -0.02
 
 
+@pytest.fixture(scope="module")
+def uncollected():
+    """statsmodels collects garbage at every call: seconds each, in a process that has run thousands of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda *_: 0)
+        yield
+
+
+@pytest.mark.usefixtures("uncollected")
 @settings(deadline=None)
 @given(st.lists(shares, min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p_values):
