@@ -122,6 +122,34 @@ def test_a_schema_is_structural_and_every_size_in_it_has_a_bound(kind: str) -> N
             assert rule["message"] and rule["message"][0].islower(), path
 
 
+def test_the_name_of_a_line_is_one_that_a_label_can_hold() -> None:
+    """Its runs, versions and Jobs are found by it; an API server refuses longer values, in selectors too."""
+    metadata = schema_of(BY_KIND["DatasetLine"])["properties"]["metadata"]
+    assert metadata == {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}}
+
+
+def most_bytes(schema: Doc) -> int:
+    """The longest JSON that a schema admits. A text with a pattern is ASCII here; others take up to four bytes each."""
+    if schema["type"] == "object":
+        inner = [len(name) + 4 + most_bytes(one) for name, one in schema.get("properties", {}).items()]
+        more = schema.get("additionalProperties")
+        return 2 + sum(inner) + (schema["maxProperties"] * (256 + most_bytes(more)) if more else 0)
+    if schema["type"] == "array":
+        return 2 + int(schema["maxItems"]) * (1 + most_bytes(schema["items"]))
+    if schema["type"] == "string":
+        ascii_only = "pattern" in schema or "format" in schema
+        longest = max(map(len, schema["enum"])) if "enum" in schema else schema["maxLength"] * (1 if ascii_only else 4)
+        return 2 + int(longest)
+    return 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_largest_object_that_a_definition_admits_is_one_that_etcd_takes(kind: str) -> None:
+    """1.5 MiB a request, unless a cluster says otherwise: an object that outgrows it is written never again."""
+    whole = schema_of(BY_KIND[kind])["properties"]
+    assert most_bytes(whole["spec"]) + most_bytes(whole["status"]) < 1.4 * 2**20
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_conditions_are_a_map_by_type_with_the_generation_they_are_about(kind: str) -> None:
     status = schema_of(BY_KIND[kind])["properties"]["status"]["properties"]
@@ -389,6 +417,18 @@ def test_roles_say_what_they_mean_and_nobody_approves_by_default(rendered: Rende
             assert given == []
     for plural in ("ingestionruns", "datasetversions", "passingdecisions"):
         assert "create" not in roles[f"plumbline-{plural}-editor"]["rules"][0]["verbs"], "the operator makes them"
+
+
+@pytest.mark.parametrize(
+    ("role", "plural"), [("approvals-approver", "ingestionruns"), ("releases-releaser", "passingdecisions")]
+)
+def test_whoever_decides_may_read_what_the_decision_is_about_and_no_more(
+    rendered: Rendered, role: str, plural: str
+) -> None:
+    """`kubectl get irun` shows the candidate; a refused Release says to look at the PassingDecisions."""
+    (found,) = [doc for doc in rendered() if doc["metadata"]["name"] == f"plumbline-{role}"]
+    _, reads = found["rules"]
+    assert reads == {"apiGroups": ["plumbline.dev"], "resources": [plural], "verbs": ["get", "list", "watch"]}
 
 
 # --- examples -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ done, slow answers, watches that drop or are too old, lists that are stale.
 import asyncio
 import copy
 import random
+import re
 import time
 import uuid
 from collections import deque
@@ -43,6 +44,8 @@ GUARDED = {
 }
 TESTS = "tests"  # the user agent of those whom the weather spares
 WITH_STATUS = {*OURS, "jobs"}
+LABEL = re.compile(r"(?=.{0,63}\Z)(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 @dataclass
@@ -104,6 +107,18 @@ def broken_shape(schema: Doc, value: Any) -> list[str]:
     for name, inner in schema.get("properties", {}).items():
         if isinstance(value, dict) and name in value:
             said += broken_shape(inner, value[name])
+    return said
+
+
+def broken_names(plural: str, body: Doc) -> list[str]:
+    """What an API server says of names and labels. A Job's name is a label of its pods; a definition may bound one."""
+    meta, longest = body["metadata"], 63 if plural == "jobs" else 253
+    if plural in OURS:
+        longest = OURS[plural]["properties"]["metadata"].get("properties", {}).get("name", {}).get("maxLength", longest)
+    labels = meta.get("labels", {})
+    said = [f"metadata.labels: {key}={value}" for key, value in labels.items() if not LABEL.fullmatch(value)]
+    if NAME.fullmatch(meta["name"]) is None or len(meta["name"]) > longest:
+        said.append(f"metadata.name: may not be more than {longest} bytes, in lower case: {meta['name']}")
     return said
 
 
@@ -242,6 +257,8 @@ class ApiServerEmulator(KubernetesEmulator):
             raise KubernetesError(status=403, reason="Forbidden", message=said)
 
     def _validate(self, plural: str, body: Doc) -> None:
+        if said := broken_names(plural, body):
+            raise KubernetesError(status=422, reason="Invalid", message="; ".join(said))
         if plural not in OURS:
             return
         checked = {**body, "metadata": {}}
@@ -293,6 +310,8 @@ class ApiServerEmulator(KubernetesEmulator):
             ]
         selector = request.params.get("labelSelector", "")
         wanted = dict(part.split("=", 1) for part in selector.split(",") if "=" in part)
+        if any(LABEL.fullmatch(value) is None for value in wanted.values()):
+            raise KubernetesError(status=400, reason="BadRequest", message=f"unable to parse requirement: {selector}")
         items = [item for item in items if wanted.items() <= item["metadata"].get("labels", {}).items()]
         return {"metadata": {"resourceVersion": str(self._versions)}, "items": items}
 

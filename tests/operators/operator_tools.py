@@ -189,7 +189,7 @@ class Cluster:
 
     async def approve(self, candidate: str, approver: str = "olga", decision: str = "approved") -> None:
         spec = {"candidate": candidate, "approver": approver, "decision": decision, "reason": "ReadTheDiff"}
-        await self.create(APPROVALS, "Approval", f"{approver}-{candidate[-12:]}", spec)
+        await self.create(APPROVALS, "Approval", f"{approver.replace(':', '-')}-{candidate[-12:]}", spec)
 
     async def erase(self, person: str, name: str = "letter-1", **spec: Any) -> None:
         await self.create(ERASURES, "ErasureRequest", name, {"subject": subject_digest(person), **spec})

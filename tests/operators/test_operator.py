@@ -130,6 +130,23 @@ def test_a_restarted_operator_finds_the_job_there_and_starts_no_other(tmp_path: 
     tell(tmp_path, story)
 
 
+def test_a_line_of_the_longest_name_is_carried_on_and_a_longer_one_is_refused(tmp_path: Path) -> None:
+    """Runs, versions and Jobs carry the name as a label, which holds 63 letters; admitted, a longer one would rest."""
+    longest = "a" * 61 + "-b"
+
+    async def story(cluster: Cluster, desk: Desk) -> None:
+        desk.consent("ada")
+        desk.rewrite("ada", 0)
+        with pytest.raises(AssertionError, match="may not be more than 63 bytes"):
+            await cluster.create_line(longest + "c")
+        async with operator(cluster, desk) as running:
+            await cluster.create_line(longest)
+            await until(lambda: cluster.jobs("ingest"), "a Job", running.log)
+            await until(lambda: cluster.objects(RUNS)[0].get("status"), "the run", running.log)
+
+    tell(tmp_path, story)
+
+
 def test_a_job_that_somebody_else_made_first_is_no_error(tmp_path: Path) -> None:
     """Two operators, neither of which sees the other's Job yet: the second create is answered 409."""
 

@@ -45,6 +45,7 @@ def definition(resource: Resource) -> Json:
     if resource.fixed:
         spec["x-kubernetes-validations"] = [{"rule": "self == oldSelf", "message": resource.fixed}]
     columns = [{"name": name, "type": kind, "jsonPath": path} for name, kind, path in resource.columns]
+    name_of = {"properties": {"name": {"type": "string", "maxLength": resource.longest_name}}}
     columns.append({"name": "AGE", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
     version = {
         "name": resource.version,
@@ -60,7 +61,7 @@ def definition(resource: Resource) -> Json:
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
-                    "metadata": {"type": "object"},
+                    "metadata": {"type": "object", **(name_of if resource.longest_name < 253 else {})},
                     "spec": spec,
                     "status": schema(resource.status),
                 },

@@ -19,7 +19,7 @@ from plumbline.stores import Lease, Ledger
 from plumbline.stores.release_requests import Answer, Decided, ReleaseRequest, ReleaseRequests
 from plumbline.stores.releases import MAX_AGE
 
-MOST_POLICIES, MOST_RELEASES, MOST_MOVES = 100, 64, 10
+MOST_POLICIES, MOST_RELEASES, MOST_MOVES = 50, 64, 10  # all of them together are an object that etcd takes
 TROUBLE = (PlumblineError, OSError, ValueError)  # ValueError: a record of a version that is not known here
 
 

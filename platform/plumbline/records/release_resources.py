@@ -67,11 +67,11 @@ class ReleaseStanding(Part):
 
     name: ObjectName = Field(description="Name of the release, and of its Release object.")
     serving: Sha256 = Field(description="Digest of the policy that users have.")
-    passed: Annotated[tuple[PassingPolicy, ...], Field(max_length=100)] = Field(
-        description="Policies that passed against it, newest first (the first hundred)."
+    passed: Annotated[tuple[PassingPolicy, ...], Field(max_length=50)] = Field(
+        description="Policies that passed against it, newest first (the first fifty)."
     )
-    before: Annotated[tuple[Sha256, ...], Field(max_length=100)] = Field(
-        description="Policies that users had before it, the last first: rollbacks (the first hundred)."
+    before: Annotated[tuple[Sha256, ...], Field(max_length=50)] = Field(
+        description="Policies that users had before it, the last first: rollbacks (the first fifty)."
     )
 
 

@@ -230,6 +230,7 @@ class Resource(BaseModel):
     status: type[Status]
     fixed: str = ""  # what is said to whoever changes the spec; empty: it may change
     columns: tuple[tuple[str, str, str], ...] = ()  # (NAME, type, JSON path below the object)
+    longest_name: int = 253  # of an object; 63 where the name is a label of others, whose values may not be longer
 
     @property
     def api_version(self) -> str:
@@ -248,6 +249,7 @@ RESOURCES: tuple[Resource, ...] = (
         about="The sequence of versions of one dataset, built from consented feedback events.",
         spec=DatasetLineSpec,
         status=DatasetLineStatus,
+        longest_name=63,
         columns=(
             ("VERSION", "integer", ".status.version"),
             ("EXAMPLES", "integer", ".status.examples"),
