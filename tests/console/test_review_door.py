@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from http.client import HTTPConnection
 from pathlib import Path
+from socket import create_connection
 
 import pytest
 
@@ -176,6 +178,62 @@ def test_a_form_that_another_site_sends_does_nothing_not_even_sign_in(serve: Ser
     form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
     assert rita.ask("/label", site="cross-site", **form)[0] == 403 and page.page.desk.reviews.labels() == {}
     assert Visitor(page).ask("/enter", site="none", token=token)[0] == 303
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "others"),
+    [
+        (f"{FORM}; charset=bogus", b"token=x", {}), (f"{FORM}; charset=utf-16", b"token", {}),
+        (FORM, b"token=x", {"Content-Encoding": "gzip"}), ("text/plain", b"token=x", {}),
+        ("multipart/form-data", b"token=x", {}), ("multipart/form-data; boundary=b", b"--c\r\nno part", {}),
+    ],
+)  # fmt: skip
+def test_a_form_that_no_browser_sends_is_refused_as_a_page_and_is_no_fault_of_the_server(
+    serve: Serve, caplog: pytest.LogCaptureFixture, kind: str, body: bytes, others: dict[str, str]
+) -> None:
+    page = serve()
+    with closing(HTTPConnection(page.bound.removeprefix("http://"), timeout=20)) as connection:
+        connection.request("POST", "/enter", body, {"Host": "localhost", "Content-Type": kind, **others})
+        answer = connection.getresponse()
+        assert answer.status == 400 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert [record for record in caplog.records if "Traceback" in record.getMessage() or record.exc_info] == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /enter?token=SECRET&x=" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost",
+     b"GET /enter?token=SECRET x HTTP/1.1",
+     b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: plumb_review=SECRET; neighbour=" + b"a" * 9000,
+     b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: plumb_review=SECRET\x01"],
+    ids=["a long link", "a damaged link", "cookies of a neighbour", "a damaged cookie"],
+)  # fmt: skip
+def test_the_log_does_not_repeat_the_link_or_cookie_of_a_request_that_cannot_be_read(
+    serve: Serve, caplog: pytest.LogCaptureFixture, head: bytes
+) -> None:
+    host, _, port = serve().bound.removeprefix("http://").partition(":")
+    with create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        while connection.recv(65536):  # until it closes: by then it has written its log
+            pass
+    assert "a request was refused as malformed" in caplog.text
+    assert "SECRET" not in caplog.text and host not in caplog.text
+
+
+def test_a_fault_of_the_page_is_logged_by_its_place_and_not_by_its_words(
+    serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = serve()
+
+    def broken(secret: str) -> None:
+        raise RuntimeError(f"cannot look up {secret}")
+
+    monkeypatch.setattr(page.page.door.access, "invited", broken)
+    assert Visitor(page).ask("/enter?token=SECRET")[0] == 500
+    assert "a request failed: RuntimeError" in caplog.text and "in broken" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 def test_nobody_is_led_away_from_the_page(serve: Serve) -> None:

@@ -30,6 +30,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from plumbline.console.discreet_log import discreet_logger
 from plumbline.console.review_door import SESSION, Door, public_address
 from plumbline.console.words import title, visible
 from plumbline.errors import PlumblineError
@@ -102,6 +103,8 @@ class ReviewPage:
             response = self._page("Not from this page", "This form was sent by another site.", status=403)
         else:
             try:
+                if request.method == "POST":
+                    await _read(request)
                 response = await handler(request)
             except web.HTTPTooManyRequests as error:
                 text = "Links that open nothing came from your network. Try again in a minute; yours is not spent."
@@ -326,7 +329,7 @@ def start_review_page(
 
     def run() -> None:
         asyncio.set_event_loop(loop)
-        runner = web.AppRunner(page.application(), access_log=None)
+        runner = web.AppRunner(page.application(), access_log=None, logger=discreet_logger(__name__))
         loop.run_until_complete(runner.setup())
         loop.run_until_complete(web.SockSite(runner, bound).start())
         ready.set()
@@ -346,6 +349,16 @@ def start_review_page(
 
     listening = f"http://{host}:{bound.getsockname()[1]}"
     return RunningPage(public.url if public else listening, page, listening, stop)
+
+
+async def _read(request: web.Request) -> None:
+    """Have a form read, for `request.post()`: of the one kind that browsers make of this page's forms, and no other."""
+    if request.content_type != "application/x-www-form-urlencoded" or request.charset not in (None, "utf-8", "UTF-8"):
+        raise web.HTTPBadRequest
+    try:
+        await request.post()
+    except (ValueError, web.RequestPayloadError) as error:
+        raise web.HTTPBadRequest from error
 
 
 def _label(text: str, chosen: dict[str, Any]) -> Label:
