@@ -34,6 +34,15 @@ def test_of_many_who_use_one_link_at_once_one_gets_in(desk: Any) -> None:
     assert sum(session is not None for session in sessions) == 1
 
 
+def test_a_wrong_link_is_refused_while_somebody_writes_and_makes_nobody_wait(desk: Any) -> None:
+    used = desk.ledger.review_access.invite(RITA, valid=HOUR)
+    session = desk.ledger.review_access.enter(used, lasting=DAY)
+    with Ledger(desk.path, clock=lambda: desk.now) as other, desk.ledger.database.transaction():
+        assert other.review_access.enter("A" * 43, lasting=DAY) is None
+        assert other.review_access.enter(used, lasting=DAY) is None
+        assert other.review_access.present(session) is not None
+
+
 def test_a_link_and_a_session_end_when_their_time_is_over(desk: Any) -> None:
     access = desk.ledger.review_access
     early, late = access.invite(RITA, valid=HOUR), access.invite(RITA, valid=HOUR)

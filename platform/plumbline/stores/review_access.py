@@ -78,6 +78,8 @@ class ReviewAccess:
 
     def enter(self, link: str, *, lasting: timedelta) -> str | None:
         """Spend a link: the secret of a new session, or None as with `invited`. Of two who try, one gets in."""
+        if self.invited(link) is None:
+            return None  # without the lock of writers: who has no link neither waits for it nor makes others wait
         with self._database.transaction():
             guest = self.invited(link)
             if guest is None:
