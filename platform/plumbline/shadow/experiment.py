@@ -88,7 +88,7 @@ class ShadowRun:
             self.unsaid = [f"{error.fact}; users get the reference, all of them, whatever the mode"]
             if grounds is not None:
                 grounds.refuse(error)
-                self.unsaid[0] += f", until that is mended, for which is looked every {LOOK_S:g} s"
+                self.unsaid[0] += f", until a look finds it mended (one every {LOOK_S:g} s)"
         self._bound = listen(host, port)
         watched = None if monitor is None else listen(host, monitor_port)
         self.metrics = Metrics()
