@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, set[str]]] = {
     "LocalQueue": {"spec": {"clusterQueue"}},
     "HTTPRoute": {
         "spec": {"parentRefs", "hostnames", "rules"},
-        "spec.parentRefs": {"name", "namespace"},
+        "spec.parentRefs": {"name", "namespace", "sectionName"},
         "spec.rules": {"matches", "backendRefs"},
         "spec.rules.matches": {"path"},
         "spec.rules.matches.path": {"type", "value"},

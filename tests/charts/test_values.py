@@ -156,3 +156,14 @@ def test_values_that_contradict_each_other_are_refused_with_a_reason(helm: Helm,
     done = helm("template", "rel", str(CHART), "--kube-version", KUBERNETES, *arguments)
     assert done.returncode != 0
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("release", ["1team", "my.team"])
+def test_a_release_that_no_service_can_be_called_after_is_refused_before_anything_is_made(
+    helm: Helm, release: str
+) -> None:
+    """Helm admits such names; an API server refuses the Services, when half of the release is there."""
+    render = ("template", release, str(CHART), "--kube-version", KUBERNETES)
+    done = helm(*render)
+    assert done.returncode != 0 and "name the release so, or set fullnameOverride" in done.stderr
+    assert "name: team-collector" in helm(*render, "--set", "fullnameOverride=team").stdout
