@@ -298,10 +298,16 @@ def test_while_the_ledger_is_away_the_page_says_so_and_not_where_it_is(
 ) -> None:
     page = serve()
     rita = Visitor(page).enter("rita")
+    form = {**rita.form(), "verdict": "approve", "rules": "honesty"}
 
     def away(*_: object) -> None:
         raise LedgerUnavailable("db.internal:5432 is away", consequence="c", remedy="r")
 
+    with monkeypatch.context() as only_writing:
+        only_writing.setattr(page.page.desk.ledger.database, "_begin", away)
+        status, text = rita.ask("/label", **form)
+        assert status == 503 and "may not be saved" in text and "db.internal" not in text + rita.ask("/")[1]
+    assert rita.ask("/label", **form)[0] == 303 and len(page.page.desk.reviews.labels()) == 1, "sent again"
     monkeypatch.setattr(page.page.desk.ledger.database, "row", away)
     monkeypatch.setattr(page.page.desk.ledger.database, "schema", away)
     for path in ("/", "/healthz", f"/enter?token={'A' * 43}"):

@@ -193,6 +193,8 @@ class ReviewPage:
         take = self.desk.adjudicate if session.role == "adjudicator" else self.desk.label
         try:
             await asyncio.to_thread(functools.partial(take, correct=correct), int(number), session.person, label)
+        except LedgerUnavailable:
+            raise  # not told as the reason: it says where the ledger is
         except PlumblineError as error:
             session.said, session.last = f"Not saved: {error.fact}.", None
         else:
