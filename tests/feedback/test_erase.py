@@ -270,3 +270,13 @@ def test_somebody_who_never_consented_has_nothing_to_withdraw_but_can_be_erased(
         withdraw_and_erase(house.ledger, house.blobs, house.desk, "stranger")
     assert erase(house.ledger, house.blobs, house.names.of("stranger")).events == 1
     assert bytes_with(house, CANARY) == []
+
+
+def test_an_erased_person_is_off_the_review_page_and_may_be_invited_again(house: Any) -> None:
+    access, ana, others = house.ledger.review_access, house.names.of("ana"), house.names.of("rita")
+    hour = timedelta(hours=1)
+    link, session = access.invite(ana, valid=hour), access.enter(access.invite(ana, valid=hour), lasting=hour)
+    rita = access.enter(access.invite(others, valid=hour), lasting=hour)
+    erase(house.ledger, house.blobs, ana)
+    assert access.invited(link) is None and access.present(session) is None and access.present(rita) is not None
+    assert access.invited(access.invite(ana, valid=hour)) is not None

@@ -3,7 +3,8 @@
 In this order, each step repeatable, so that a kill anywhere is mended by calling again:
 
 1. in one transaction: the withdrawal, from which on no publication can contain the person; the request to erase, which
-   stays open until the last step; and the words of their events, their key and what reviewers wrote about them go;
+   stays open until the last step; and the words of their events, their key, what reviewers wrote about them and their
+   links to the review page go;
 2. every dataset whose head holds them gets a removal-only version, which needs no approval;
 3. policies trained on them (or built on one that was) are flagged with a recorded remediation;
 4. payloads, salts and signatures are erased, from all versions and from what candidates left behind; freed pages are
@@ -150,6 +151,7 @@ def _ask(ledger: Ledger, subject: str, remediation: Remediation, reason: str, ac
     with ledger.database.transaction():
         events = ledger.inbox.erase(subject)
         labels = ledger.reviews.erase(subject)
+        ledger.review_access.dismiss(subject)
         ledger.subjects.erase(subject)
         return ErasureRequests(ledger.database).ask(
             subject, events=events, labels=labels, remediation=remediation, reason=reason, actor=actor
