@@ -329,7 +329,9 @@ def test_one_value_moves_the_ledger_to_a_server_and_one_the_blobs(render: Render
         ours = [pod for doc in [*docs, extra] for _, pod in pods(doc)]
         for container in [c for pod in ours for c in [*pod["containers"], *pod.get("initContainers", [])]]:
             given = {item["name"]: item for item in container["env"]}
-            if setup == "postgresql":
+            if container["name"] == "after-migration":
+                assert set(given) == {"PLUMBLINE_LEDGER"}, "what it waits for and nothing else"
+            elif setup == "postgresql":
                 for variable, key in (("PLUMBLINE_LEDGER", "url"), ("PLUMBLINE_TENANT_KEY", "PLUMBLINE_TENANT_KEY")):
                     assert given[variable]["valueFrom"]["secretKeyRef"] == {"name": "plumbline-secrets", "key": key}
             else:

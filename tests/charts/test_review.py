@@ -31,8 +31,13 @@ def test_the_page_is_given_the_ledger_and_nothing_else(render: Render) -> None:
     for docs, where in ((render("review"), set()), (render("default", *ON_DISK), {"/data"})):
         pod = of(docs, "Deployment")["spec"]["template"]["spec"]
         (page,) = pod["containers"]
-        assert [variable["name"] for variable in page["env"]] == ["PLUMBLINE_LEDGER"], "no tenant key, no credentials"
-        assert {mount["mountPath"] for mount in page["volumeMounts"]} - {"/tmp"} == where
+        for one in (page, *pod["initContainers"]):
+            assert [variable["name"] for variable in one["env"]] == ["PLUMBLINE_LEDGER"], (
+                "no tenant key, no credentials"
+            )
+            assert {mount["mountPath"] for mount in one["volumeMounts"]} - {"/tmp"} == where
+        assert {volume["name"] for volume in pod["volumes"]} - {"tmp"} == ({"data"} if where else set())
+        assert ("affinity" in pod) == bool(where), "a ledger on a server ties nobody to a node"
     assert pod["affinity"]["podAffinity"], "beside the collector, where the ledger's file is"
     assert not [doc for doc in render("default") if "review" in doc["metadata"]["name"]], "off unless asked for"
 
@@ -40,7 +45,9 @@ def test_the_page_is_given_the_ledger_and_nothing_else(render: Render) -> None:
 def test_a_gateway_leads_to_the_page_by_its_public_url_and_only_what_stands_in_front_reaches_it(render: Render) -> None:
     docs = render("review")
     route = of(docs, "HTTPRoute")["spec"]
-    assert route["parentRefs"] == [{"name": "public", "namespace": "gateways"}]
+    assert route["parentRefs"] == [{"name": "public", "namespace": "gateways", "sectionName": "https"}], (
+        "not without TLS"
+    )
     assert route["hostnames"] == ["review.example.org"]
     (rule,) = route["rules"]
     assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/desk"}}]
@@ -51,7 +58,12 @@ def test_a_gateway_leads_to_the_page_by_its_public_url_and_only_what_stands_in_f
     ]
     stores = of(docs, "NetworkPolicy", "rel-plumbline-stores")["spec"]["podSelector"]["matchExpressions"][0]
     assert "review" in stores["values"], "it reaches the ledger's server"
-    at_root = render("review", "review.publicUrl=https://Review.Example.org:8443/", "review.gateway.namespace=")
+    at_root = render(
+        "review",
+        "review.publicUrl=https://Review.Example.org:8443/",
+        "review.gateway.namespace=",
+        "review.gateway.sectionName=",
+    )
     route = of(at_root, "HTTPRoute")["spec"]
     assert route["hostnames"] == ["review.example.org"] and route["parentRefs"] == [{"name": "public"}]
     assert route["rules"][0]["matches"][0]["path"]["value"] == "/"

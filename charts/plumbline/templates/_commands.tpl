@@ -35,7 +35,10 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* The container of such a pod. Its mounts come last, so that a caller may add to them. */}}
+{{/*
+The container of such a pod. Its mounts come last, so that a caller may add to them. `ledgerOnly`: it is given the ledger,
+neither blobs nor keys.
+*/}}
 {{- define "plumbline.command" -}}
 name: {{ .name }}
 image: {{ include "plumbline.image" .root }}
@@ -44,14 +47,20 @@ args:
   {{- toYaml .args | nindent 2 }}
 workingDir: /tmp
 env:
+  {{- if .ledgerOnly }}
+  {{- include "plumbline.ledgerEnv" .root | nindent 2 }}
+  {{- else }}
   {{- include "plumbline.storeEnv" .root | nindent 2 }}
   {{- include "plumbline.secretEnv" .root | nindent 2 }}
+  {{- end }}
 resources:
   {{- toYaml .resources | nindent 2 }}
 securityContext:
   {{- include "plumbline.containerSecurity" .root | nindent 2 }}
 volumeMounts:
+  {{- if not (and .ledgerOnly .root.Values.ledger.existingSecret) }}
   {{- include "plumbline.dataMount" .root | nindent 2 }}
+  {{- end }}
   - {name: tmp, mountPath: /tmp}
 {{- end -}}
 
@@ -64,6 +73,6 @@ volumeMounts:
 {{- define "plumbline.afterMigration" -}}
 {{- if .Values.migrations.enabled -}}
 initContainers:
-  - {{ include "plumbline.command" (dict "root" . "name" "after-migration" "args" (list "stores" "check" "--ledger-only" "--wait=3600") "resources" .Values.migrations.resources) | nindent 4 | trim }}
+  - {{ include "plumbline.command" (dict "root" . "name" "after-migration" "ledgerOnly" true "args" (list "stores" "check" "--ledger-only" "--wait=3600") "resources" .Values.migrations.resources) | nindent 4 | trim }}
 {{- end }}
 {{- end -}}
