@@ -1,6 +1,7 @@
 """The review page at a public address: whom it lets in, for how long, under which names, and how often one may err."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -12,12 +13,13 @@ from socket import create_connection
 import pytest
 
 from console.review_visitor import NAMES, NEW_YEAR, RUBRIC, Visitor, opened_desk
+from plumbline.console import review_page
 from plumbline.console.review_door import WrongTries, public_address
 from plumbline.console.review_page import RunningPage, start_review_page
 from plumbline.errors import PlumblineError
 from plumbline.feedback.review.desk import ReviewDesk
 from plumbline.stores import Ledger
-from plumbline.stores.database import LedgerUnavailable
+from plumbline.stores.database import PATIENCE_SECONDS, LedgerUnavailable
 
 PUBLIC = "https://Review.example.org:443/desk/"
 Serve = Callable[..., RunningPage]
@@ -220,6 +222,23 @@ def test_the_log_does_not_repeat_the_link_or_cookie_of_a_request_that_cannot_be_
             pass
     assert "a request was refused as malformed" in caplog.text
     assert "SECRET" not in caplog.text and host not in caplog.text
+
+
+def test_whoever_sends_half_a_form_does_not_keep_the_page_from_stopping(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert PATIENCE_SECONDS < review_page.LAST_WORDS < 30, "after 30 seconds Kubernetes kills, whatever is being saved"
+    monkeypatch.setattr(review_page, "LAST_WORDS", 0.1)
+    page = serve()
+    host, _, port = page.bound.removeprefix("http://").partition(":")
+    with create_connection((host, int(port)), timeout=20) as connection:
+        head = f"POST /enter HTTP/1.1\r\nHost: localhost\r\nContent-Type: {FORM}\r\nContent-Length: 99\r\n\r\ntoken="
+        connection.sendall(head.encode())
+        assert Visitor(page).ask("/livez")[0] == 200
+        stopping = threading.Thread(target=page.stop)
+        stopping.start()
+        stopping.join(30)  # a minute, were it left to the server
+        assert not stopping.is_alive()
 
 
 def test_a_fault_of_the_page_is_logged_by_its_place_and_not_by_its_words(

@@ -40,6 +40,7 @@ from plumbline.stores.database import LedgerUnavailable
 from plumbline.stores.reviews import Role
 
 _LARGEST_FORM = 64 * 1024
+LAST_WORDS = 20  # seconds for requests when it stops: a label waits less for a writer, and Kubernetes more to kill
 _PROBES = ("/healthz", "/livez")
 _GONE = "This link was used already, or is too old, or the session has ended. Ask for a new link."
 _AWAY = "What you sent may not be saved. Go back, and send it again in a minute."
@@ -331,7 +332,9 @@ def start_review_page(
 
     def run() -> None:
         asyncio.set_event_loop(loop)
-        runner = web.AppRunner(page.application(), access_log=None, logger=discreet_logger(__name__))
+        runner = web.AppRunner(
+            page.application(), access_log=None, logger=discreet_logger(__name__), shutdown_timeout=LAST_WORDS
+        )
         loop.run_until_complete(runner.setup())
         loop.run_until_complete(web.SockSite(runner, bound).start())
         ready.set()
