@@ -113,6 +113,9 @@ def test_what_is_wrong_with_an_invitation_is_said_before_it_is_made(
     assert plumb(*invite, "--url", "review.example.org").faulted("no address")
     assert plumb("review", "serve", "--public-url", "http://10.0.0.1").faulted("not encrypted")
     assert plumb(*invite, "--valid-for", "soon").code == 2
+    for nobody in ("", " "):
+        for command in (("invite", nobody), ("dismiss", nobody), ("serve", nobody), ("serve", "--adjudicator", nobody)):
+            assert plumb("review", *command).faulted("no person", "empty")
     monkeypatch.delenv("PLUMBLINE_REVIEW_URL")
     assert plumb(*invite).faulted("where people find", "--url")
     monkeypatch.delenv("PLUMBLINE_TENANT_KEY")

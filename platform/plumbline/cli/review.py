@@ -25,6 +25,7 @@ from plumbline.cli.review_desk import (
     reading,
     rubric_of,
     seen,
+    somebody,
     visible,
 )
 
@@ -317,7 +318,8 @@ def serve(
 
     from plumbline.console.review_page import start_review_page
 
-    invited = [*((who, "reviewer") for who in reviewers), *((who, "adjudicator") for who in adjudicators)]
+    invited = [*((somebody(who), "reviewer") for who in reviewers)]
+    invited += [(somebody(who), "adjudicator") for who in adjudicators]
     desk = open_desk(ledger)
     names = names_of(desk, ledger, [who for who, _ in invited]) if invited else None
     rubric = rubric_of(desk, named) if invited or named else None
@@ -361,7 +363,7 @@ def invite(
             remedy="pass --url https://HOST, or set PLUMBLINE_REVIEW_URL as the chart's toolbox does where a page runs",
         )
     address = public_address(url)
-    pseudonym, desk = desk_of(ledger, person)
+    pseudonym, desk = desk_of(ledger, somebody(person))
     until = desk.ledger.database.clock() + valid_for
     link = address.link(desk.ledger.review_access.invite(pseudonym, role, valid=valid_for))
     if json_out:
@@ -392,6 +394,6 @@ def guests(json_out: bool, ledger: Path, blobs: Path) -> None:
 @stores
 def dismiss(person: str, ledger: Path, blobs: Path) -> None:
     """End what PERSON has open on the review page, and take back links that they did not use. Their labels stand."""
-    pseudonym, desk = desk_of(ledger, person)
+    pseudonym, desk = desk_of(ledger, somebody(person))
     ended = desk.ledger.review_access.dismiss(pseudonym)
     click.echo(f"{ended} links and sessions of {pseudonym} ended")

@@ -34,6 +34,19 @@ def names_of(desk: "ReviewDesk", ledger: Path, people: list[str]) -> "Pseudonyms
     return tenant_key(ledger, desk.ledger, identity=identity)
 
 
+def somebody(person: str) -> str:
+    """A person as they were named. PlumblineError when that is empty, as a variable is that nobody set."""
+    from plumbline.errors import PlumblineError
+
+    if not person.strip():
+        raise PlumblineError(
+            "no person is named",
+            consequence="nobody was invited or dismissed",
+            remedy="give an identity or a pseudonym (s-...); was a variable of the shell empty?",
+        )
+    return person
+
+
 def rubric_of(desk: "ReviewDesk", named: str | None) -> "Rubric":
     """The rubric that is named, or the one that items were opened under last."""
     from plumbline.cli.gate import read_rubric
