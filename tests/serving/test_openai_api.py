@@ -115,6 +115,7 @@ def test_part_of_a_character_has_no_bytes_of_its_own() -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stop": [1]}, "stop"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages"),
+        ({"messages": [{"role": {}, "content": "x"}]}, "messages"),
     ],
 )
 def test_what_would_change_the_answer_and_is_not_done_is_refused_by_name(asked: dict[str, object], param: str) -> None:

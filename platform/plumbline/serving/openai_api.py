@@ -225,11 +225,12 @@ def _messages(body: Json) -> Conversation:
     read: list[Message] = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in ROLES:
             raise ApiError(400, f"{where}.role must be one of {', '.join(ROLES)}", param="messages")
         if message.get("tool_calls") or message.get("function_call"):
             raise ApiError(400, f"{where} calls a tool; tools are not supported by this predictor", param="messages")
-        read.append(Message.model_validate({"role": ROLES[message["role"]], "content": _content(message, where)}))
+        read.append(Message.model_validate({"role": ROLES[role], "content": _content(message, where)}))
     return tuple(read)
 
 
