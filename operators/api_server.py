@@ -4,10 +4,13 @@ Written against kopf's public `ConnectionInfo`, so that there is one way to log 
 you want it" are no errors: 409 to a create (somebody was quicker), 404 to a delete (it is gone). Answers that mean
 "not now" (429, 5xx, a connection that broke) are asked again, soon and a few times; after that the look as a whole is
 left to the work queue. Every request here may be repeated: names say what is made, and replacing names what it saw.
+An answer 401 means that the token has run out: there is a newer one where the first came from, which kopf would read
+only when a watch of its own ends, minutes later.
 """
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -16,6 +19,7 @@ import kopf
 from plumbline.records.resources import RESOURCES
 
 Json = dict[str, Any]
+Login = Callable[[], kopf.ConnectionInfo | None]
 TRIES = 4
 PATHS = {resource.kind: (f"/apis/{resource.api_version}", resource.plural) for resource in RESOURCES} | {
     "Job": ("/apis/batch/v1", "jobs"),
@@ -26,13 +30,15 @@ ADMISSION = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
 
 
 class ApiServer:
-    """One session to one API server. `connect` again after each login: tokens of service accounts rotate."""
+    """One session to one API server. `connect` again after each login: tokens of service accounts rotate. `login` reads
+    the credentials that there are now, for a session whose token is refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, login: Login | None = None) -> None:
+        self._login = login
         self._session: aiohttp.ClientSession | None = None
 
     async def connect(self, info: kopf.ConnectionInfo) -> None:
-        await self.close()
+        before = self._session
         secure = info.server.startswith("https:")
         self._session = aiohttp.ClientSession(
             base_url=info.server,
@@ -40,6 +46,8 @@ class ApiServer:
             connector=aiohttp.TCPConnector(ssl=info.as_ssl_context() if secure else False),
             timeout=aiohttp.ClientTimeout(total=30),
         )
+        if before is not None:
+            await before.close()  # after it was replaced: a request that begins now finds an open one
 
     async def close(self) -> None:
         if self._session is not None:
@@ -100,10 +108,16 @@ class ApiServer:
     ) -> Json | None:
         """The answer, or None for a tolerated 404 (`missing`), 409 (`exists`) or 403 (`hidden`). Anything else above
         399 raises, after a few tries where trying again may help."""
+        renewed = False
         for attempt in range(TRIES):
+            session = self._session
             try:
                 return await self._once(method, path, body, params, missing, exists, hidden)
             except aiohttp.ClientResponseError as error:
+                if error.status == 401 and not renewed and attempt < TRIES - 1:
+                    renewed = await self._renewed(session)
+                    if renewed:
+                        continue
                 if attempt == TRIES - 1 or (error.status != 429 and error.status < 500):
                     raise
                 asked = error.headers.get("Retry-After", "") if error.headers else ""
@@ -113,6 +127,12 @@ class ApiServer:
                     raise
                 await asyncio.sleep(_pause(attempt))
         raise AssertionError("unreachable")
+
+    async def _renewed(self, refused: aiohttp.ClientSession | None) -> bool:
+        """Whether there is now another session than the one that was refused: made by whoever noticed first."""
+        if self._session is refused and self._login is not None and (info := self._login()) is not None:
+            await self.connect(info)
+        return self._session is not refused
 
     async def _once(
         self,

@@ -16,6 +16,7 @@ belongs to a line goes with it, an erasure that has begun goes on without its re
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import socket
@@ -224,7 +225,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     settings.persistence.finalizer = f"{GROUP}/unused"
 
-    memo.api = memo.get("api") or ApiServer()
+    memo.api = memo.get("api") or ApiServer(functools.partial(credentials, settings))
     memo.operator = Operator(memo.api, Settings.from_environment(os.environ))
     works = (memo.operator.resync(), memo.operator.leadership.run(), memo.operator.show_ledger())
     memo.loops = [asyncio.create_task(work) for work in works]
@@ -245,12 +246,17 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
     await memo.api.close()
 
 
+def credentials(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
+    """The pod's service account, or a kubeconfig outside a cluster, as they are now."""
+    return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+
+
 @kopf.on.login()
-async def login(memo: kopf.Memo, **kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, or a kubeconfig outside a cluster; once for kopf's watching and our requests."""
-    info = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+async def login(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> kopf.ConnectionInfo | None:
+    """Once for kopf's watching and our requests."""
+    info = credentials(settings)
     if info is not None:
-        memo.api = memo.get("api") or ApiServer()
+        memo.api = memo.get("api") or ApiServer(functools.partial(credentials, settings))
         await memo.api.connect(info)
     return info
 
