@@ -1,8 +1,9 @@
-"""The door of the review page: the address it answers to, links and sessions, and how often one may try a wrong one.
+"""The door of the review page: the address it answers to, links and sessions.
 
-A link and the cookie that it is changed for are secrets of 256 bits, which nobody guesses; what guessing costs the
-ledger is bounded here. They are kept in the ledger (stores/review_access.py), so a link made by `plumb review invite`
-elsewhere opens this door, and a restart signs nobody out.
+A link and the cookie that it is changed for are secrets of 256 bits, which nobody guesses. They are kept in the ledger
+(stores/review_access.py), so a link made by `plumb review invite` elsewhere opens this door, and a restart signs nobody
+out. Wrong ones are not counted: behind a proxy all come from one address, and with a count any stranger could keep
+everybody out, where refusing one costs no more than a look into an index.
 
 The page knows by its public address which Host to answer to (a site that resolves to this machine gets nothing), which
 path stands before its own, and whether its cookie may travel without encryption. Without one it answers to this
@@ -14,12 +15,8 @@ import functools
 import hmac
 import ipaddress
 import re
-import time
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -28,8 +25,6 @@ from plumbline.errors import PlumblineError
 from plumbline.stores.review_access import Guest, ReviewAccess
 
 SESSION = timedelta(hours=8)
-MOST_WRONG, A_WHILE = 100, 60  # wrong links from one address, and the seconds after which they are forgotten
-T = TypeVar("T")
 _COOKIE = "plumb_review"
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
@@ -78,27 +73,6 @@ def canonical_host(netloc: str, *, secure: bool) -> str:
     return name if parts.port in (None, 443 if secure else 80) else f"{name}:{parts.port}"
 
 
-class WrongTries:
-    """How often an address came with what opens nothing. Forgotten all at once, and bounded in number."""
-
-    def __init__(self, most: int = MOST_WRONG, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._clock = most, clock
-        self._counts: Counter[str] = Counter()
-        self._since = clock()
-
-    def add(self, who: str) -> None:
-        self._counts[self._key(who)] += 1
-
-    def too_many(self, who: str) -> bool:
-        return self._counts[self._key(who)] >= self._most
-
-    def _key(self, who: str) -> str:
-        if self._clock() - self._since >= A_WHILE:
-            self._counts.clear()
-            self._since = self._clock()
-        return who if who in self._counts or len(self._counts) < 10_000 else "the rest"
-
-
 class Door:
     """Who comes in, over one ledger. `host` is what the server is bound to, `public` where people find it."""
 
@@ -106,7 +80,6 @@ class Door:
         self.access = access
         self.public = public
         self.prefix = public.prefix if public else ""
-        self.wrong = WrongTries()
         self._local = is_loopback(public.host if public else host)
 
     def answers_to(self, host: str) -> bool:
@@ -121,15 +94,14 @@ class Door:
 
     # --- links and sessions ---------------------------------------------------------------------------------------
 
-    async def invited(self, request: web.Request, link: str) -> bool:
-        return await self._tried(request, functools.partial(self.access.invited, link)) is not None
+    async def invited(self, link: str) -> bool:
+        return await asyncio.to_thread(self.access.invited, link) is not None
 
-    async def enter(self, request: web.Request, link: str) -> str | None:
-        return await self._tried(request, functools.partial(self.access.enter, link, lasting=SESSION))
+    async def enter(self, link: str) -> str | None:
+        return await asyncio.to_thread(functools.partial(self.access.enter, link, lasting=SESSION))
 
     async def present(self, request: web.Request) -> Guest | None:
-        """Whose session the request's cookie is. Asked at every request: a session that was ended elsewhere is over.
-        Never refused for others' wrong links, which may come through the same proxy."""
+        """Whose session the request's cookie is. Asked at every request: a session that was ended elsewhere is over."""
         secret = request.cookies.get(self._cookie(request), "")
         return await asyncio.to_thread(self.access.present, secret) if secret else None
 
@@ -154,16 +126,6 @@ class Door:
         """What a form of this session carries: made from its cookie, which no other site can read or send."""
         secret = request.cookies.get(self._cookie(request), "")
         return hmac.digest(secret.encode("utf-8", "replace"), b"a form of the review page", "sha256").hex()
-
-    async def _tried(self, request: web.Request, look: Callable[[], T | None]) -> T | None:
-        """Look a secret up, unless too many from this address were wrong: those are not even looked up."""
-        who = request.remote or ""
-        if self.wrong.too_many(who):
-            raise web.HTTPTooManyRequests(headers={"Retry-After": str(A_WHILE)})
-        found = await asyncio.to_thread(look)
-        if found is None:
-            self.wrong.add(who)
-        return found
 
     def _secure(self, request: web.Request) -> bool:
         return self.public.secure if self.public else request.secure

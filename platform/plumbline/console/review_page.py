@@ -107,10 +107,6 @@ class ReviewPage:
                 if request.method == "POST":
                     await _read(request)
                 response = await handler(request)
-            except web.HTTPTooManyRequests as error:
-                text = "Links that open nothing came from your network. Try again in a minute; yours is not spent."
-                response = self._page("Too many wrong links", text, error.status)
-                response.headers["Retry-After"] = error.headers["Retry-After"]
             except web.HTTPException as error:
                 known = error.status < 400
                 response = error if known else self._page(error.reason, "There is nothing here.", error.status)
@@ -129,13 +125,13 @@ class ReviewPage:
 
     async def _door(self, request: web.Request) -> web.Response:
         token = request.query.get("token", "")
-        if not await self.door.invited(request, token):
+        if not await self.door.invited(token):
             return self._page("You cannot enter with this", _GONE, status=401)
         return self._render("enter", token=token, status=200)
 
     async def _enter(self, request: web.Request) -> web.Response:
         form = await request.post()
-        session = await self.door.enter(request, str(form.get("token", "")))
+        session = await self.door.enter(str(form.get("token", "")))
         if session is None:
             return self._page("You cannot enter with this", _GONE, status=401)
         answer = self._to_queue()
@@ -257,7 +253,7 @@ class ReviewPage:
         return web.Response(status=303, headers={"Location": f"{self.door.prefix}/"})
 
     def _page(self, head: str, text: str, status: int) -> web.Response:
-        back = status not in (200, 401, 403, 421, 429)  # there is a queue to go back to
+        back = status not in (200, 401, 403, 421)  # there is a queue to go back to
         return self._render("message", head=head, text=text, back=back, status=status)
 
     def _render(self, name: str, *, status: int, **values: Any) -> web.Response:
