@@ -1,6 +1,7 @@
 """What every room may use: a tiny policy made on the spot, real data if it is here, and the order on several workers.
 
 `make unit` gives the tests to three workers (pytest-xdist); plain `pytest` is one process and the usual order.
+Either way the one real loop (tests/loop) runs beside the tests from their beginning, in processes of its own.
 """
 
 import gc
