@@ -25,7 +25,7 @@ FLOORS = {
     "console": 7,
     "cli": 8,
 }
-OPEN_TO_ALL = {"errors", "metrics", "processes", "sockets"}
+OPEN_TO_ALL = {"discreet_log", "errors", "metrics", "processes", "sockets"}
 HEAVY = {"torch", "transformers", "ray", "kserve", "kopf", "peft", "scipy"}
 
 

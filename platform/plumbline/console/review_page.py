@@ -30,9 +30,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from plumbline.console.discreet_log import discreet_logger
 from plumbline.console.review_door import SESSION, Door, public_address
 from plumbline.console.words import title, visible
+from plumbline.discreet_log import discreet_logger
 from plumbline.errors import PlumblineError
 from plumbline.feedback.review.desk import ReviewDesk, Task
 from plumbline.records import LABEL_SEVERITIES, Label, Rubric

@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hostile_events import STRUCTURED, Attack, attacks, good
 from plumbline.feedback import CollectorConfig, import_file, start_collector
 from plumbline.feedback.collect.access import Buckets
@@ -161,3 +163,24 @@ def test_a_bucket_that_was_emptied_stays_empty_when_names_are_forgotten() -> Non
         now += 0.1
         taken += buckets.take("flood")
     assert taken == 10 + 40 - 1 or taken == 10 + 40
+
+
+@pytest.mark.parametrize(
+    "head",
+    [f"GET /v1/consent HTTP/1.1\r\nHost: c\r\nAuthorization: Bearer {TOKEN}{'a' * 9000}",
+     f"GET /v1/consent HTTP/1.1\r\nHost: c\r\nAuthorization: Bearer {TOKEN}\x01",
+     f"GET /{TOKEN} x HTTP/1.1"],
+    ids=["a long header", "a damaged header", "a damaged line"],
+)  # fmt: skip
+def test_the_log_does_not_repeat_the_token_of_a_request_that_cannot_be_read(
+    house: Any, caplog: pytest.LogCaptureFixture, head: str
+) -> None:
+    with (
+        start_collector(house.ledger, house.names, OPEN) as collector,
+        socket.create_connection(("127.0.0.1", collector.port), timeout=20) as connection,
+    ):
+        connection.sendall(head.encode("latin-1") + b"\r\n\r\n")
+        while connection.recv(65536):  # until it closes: by then it has written its log
+            pass
+    assert "a request was refused as malformed" in caplog.text
+    assert TOKEN not in caplog.text and "127.0.0.1" not in caplog.text

@@ -8,8 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
+from plumbline.discreet_log import discreet_logger
 from plumbline.errors import PlumblineError
 from plumbline.metrics import Metrics
+
+LAST_WORDS = 20  # seconds for requests when it stops: Kubernetes waits thirty before it kills
 
 
 @dataclass
@@ -44,7 +47,7 @@ def start_application(
 
     def serve() -> None:
         asyncio.set_event_loop(loop)
-        runner = web.AppRunner(application(), access_log=None, auto_decompress=False)
+        runner = web.AppRunner(application(), **_serving())
         try:
             loop.run_until_complete(runner.setup())
             loop.run_until_complete(web.TCPSite(runner, host, port).start())
@@ -75,9 +78,19 @@ def start_application(
 def run_application(application: web.Application, host: str, port: int) -> None:
     """Serve until interrupted. PlumblineError when the port is taken."""
     try:
-        web.run_app(application, host=host, port=port, access_log=None, print=lambda *_: None, auto_decompress=False)
+        web.run_app(application, host=host, port=port, print=lambda *_: None, **_serving())
     except OSError as error:
         raise _port_taken(host, port, error) from error
+
+
+def _serving() -> dict[str, Any]:
+    """Requests carry sources' tokens: neither an access log nor a malformed request's words are written."""
+    return {
+        "access_log": None,
+        "logger": discreet_logger(__name__),
+        "auto_decompress": False,
+        "shutdown_timeout": LAST_WORDS,
+    }
 
 
 def _port_taken(host: str, port: int, error: OSError) -> PlumblineError:

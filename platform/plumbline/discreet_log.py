@@ -1,4 +1,4 @@
-"""A log for a page whose requests carry secrets: what went wrong and where, and not a word of the request.
+"""A log for services whose requests carry secrets: what went wrong and where, and not a word of the request.
 
 A server that refuses a malformed request quotes it, and with it the link or the cookie. A browser needs no ill will for
 that: cookies of a neighbour under the same host make the header too long.
