@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
-from plumbline.shadow import Experiment, Outcome, Spool, sweeping
+from plumbline.shadow import Experiment, Outcome, Spool, spool_forgetting, sweeping
 from plumbline.shadow.observed import Labels
 from plumbline.shadow.sweeping import SWEPT, Sweeper, sweep, swept_at
 from plumbline.shadow.watching import Watch
@@ -189,15 +190,79 @@ def test_a_ledger_that_is_away_empty_or_an_old_copy_erases_nothing_and_withdrawa
         assert Sweeper(spool, Away()).look() is False and swept_at(spool) == when
         assert "nobody answers" in caplog.text
         with Ledger(tmp_path / "empty.sqlite") as empty:
-            assert Sweeper(spool, House(empty).leaving).look() and words(spool) == ["ana's", "ben's"]
-        assert "is not the one that" in caplog.text
+            assert not Sweeper(spool, House(empty).leaving).look() and words(spool) == ["ana's", "ben's"]
+        assert "knows nobody whose words are in" in caplog.text and swept_at(spool) == when
         opened.database.clock = lambda: datetime.now(UTC) + timedelta(days=9)
         assert Sweeper(spool, house.leaving).look() and words(spool) == ["ana's", "ben's"], "a clock withdraws nothing"
     with Ledger(tmp_path / "old.sqlite") as opened:  # restored; it never knew ben, and goes on from there
         house = House(opened)
         assert Sweeper(spool, house.leaving).look() and words(spool) == ["ana's", "ben's"]
+        assert "is not the one that" in caplog.text
         house.says(ANA, "withdrawn")
         assert Sweeper(spool, house.leaving).look() and words(spool) == ["ben's"]
+
+
+def test_a_wrong_ledger_for_a_while_costs_nobody_who_came_back_a_word(
+    tmp_path: Path, house: House, spool: Spool
+) -> None:
+    """Neither before the first sweep nor after one: what is noted stays that of the ledger that knows these people."""
+    for action in ("given", "withdrawn", "given"):
+        house.says(ANA, action)
+    put(spool, house, ANA, "ana is back")
+    with Ledger(tmp_path / "wrong.sqlite") as wrong:
+        other = House(wrong)
+        for _ in range(9):
+            other.says(BEN, "given")
+        assert not Sweeper(spool, other.leaving).look()
+        assert Sweeper(spool, house.leaving).look()
+        assert not Sweeper(spool, other.leaving).look()
+        assert Sweeper(spool, house.leaving).look() and words(spool) == ["ana is back"]
+    house.says(ANA, "withdrawn")
+    assert Sweeper(spool, house.leaving).look() and words(spool) == []
+
+
+def test_a_router_goes_on_writing_while_many_are_erased(
+    house: House, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for person in (ANA, BEN):
+        house.says(person, "given")
+        put(spool, house, person, *(f"{person} {i}" for i in range(5)))
+    spool.settle([Outcome(seq, replayed=ANSWER) for seq in range(1, 8)])
+    monkeypatch.setattr(spool_forgetting, "AT_ONCE", 2)
+    paused: list[float] = []
+    with contextlib.closing(Spool(spool.directory, EXPERIMENT)) as router:
+        router._db.execute("PRAGMA busy_timeout=0")
+
+        def pause(seconds: float) -> None:
+            paused.append(seconds)
+            put(router, house, EVA, f"eva's {len(paused)}")
+
+        monkeypatch.setattr(spool_forgetting, "pause", pause)
+        for person in (ANA, BEN):
+            house.says(person, "withdrawn")
+        assert sweep(spool, house.leaving) == 10 and all(seconds > 0 for seconds in paused)
+        counts = spool.counts()
+        assert (counts.balanced, counts.shed, counts.pending) == (True, {"withdrawn": 10}, len(paused) >= 4 and 5)
+        assert len(paused) == 5 and spool.ever_paired() == 7
+
+
+def test_nobody_waits_long_to_write_because_a_reader_keeps_the_log_from_being_emptied(
+    house: House, spool: Spool
+) -> None:
+    put(spool, house, ANA, "my secret is blue")
+    reader = sqlite3.connect(spool.directory / "spool.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM record").fetchall()
+    with contextlib.closing(Spool(spool.directory, EXPERIMENT)) as router, contextlib.closing(reader):
+        router._db.execute("PRAGMA busy_timeout=5000")  # less than the ten seconds of whoever empties it
+        put(spool, house, ANA, "more")
+        emptied: list[bool] = []
+        emptying = threading.Thread(target=lambda: emptied.append(spool.empty_log()))
+        emptying.start()
+        while emptying.is_alive():
+            put(router, house, BEN, "ben's")
+        emptying.join()
+        assert emptied == [False] and router.counts().shed == {}
 
 
 def test_an_entry_that_was_tampered_with_erases_nobody_and_the_fault_is_said_once(
@@ -287,6 +352,35 @@ def test_a_worker_sweeps_before_it_asks_and_again_and_again_whatever_the_switch_
     assert spool.counts().shed == {"withdrawn": 2}
 
 
+def test_what_was_erased_while_it_waited_to_be_asked_is_not_asked_though_its_person_came_back(
+    house: House, spool: Spool, aligned: Any
+) -> None:
+    """The worker has read it already: it waits in its memory for a place, for hours while nobody listens."""
+    house.says(ANA, "given")
+    put(spool, house, BEN, "ben's", "ben's too")
+    put(spool, house, ANA, "ana's")
+    asked: list[str] = []
+
+    def consents(subject: str) -> bool:
+        asked.append(subject)
+        if len(asked) == 1:  # all three are read by now, one place is there
+            house.says(ANA, "withdrawn")
+            house.says(ANA, "given")
+            sweep(spool, house.leaving)
+        return True
+
+    worker = Worker(spool, aligned.url, consent=consents, concurrency=1)
+
+    async def work() -> None:
+        ending = asyncio.Event()
+        ending.set()
+        await worker.run(asyncio.Event(), ending=ending)
+
+    asyncio.run(work())
+    assert [body["messages"][0]["content"] for _, body in aligned.seen] == ["ben's", "ben's too"]
+    assert spool.counts().shed == {"withdrawn": 1}
+
+
 PEOPLE = st.sampled_from([ANA, BEN, EVA])
 
 
@@ -302,6 +396,8 @@ class Life(RuleBasedStateMachine):
         self.written: list[tuple[str, int, str]] = []
         self.ends: dict[str, int] = {}
         self.n = 0
+        for person in (ANA, BEN, EVA):  # nobody is recorded whom the ledger does not know
+            self.house.says(person, "given")
 
     @rule(person=PEOPLE, action=st.sampled_from(["given", "withdrawn", "refused", "expired"]))
     def somebody_speaks(self, person: str, action: str) -> None:

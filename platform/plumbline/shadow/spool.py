@@ -22,19 +22,17 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from plumbline.errors import PlumblineError
 from plumbline.records import Answer, Pair, ShadowCounts, SpoolRecord
 from plumbline.shadow.sampling import UNLABELLED, Experiment
+from plumbline.shadow.spool_forgetting import SpoolForgetting
 from plumbline.shadow.spool_schema import (
-    COUNT,
     DOOR,
-    FORGET,
     FORGOTTEN,
-    FORGOTTEN_PAIRS,
     FORMAT,
     MARK,
     NEXT_CHANGE,
@@ -43,8 +41,6 @@ from plumbline.shadow.spool_schema import (
     bring_up_to_date,
 )
 from plumbline.shadow.spool_state import SpoolState
-
-ALWAYS = 2**62  # beyond every entry of a ledger
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Change:
     pair: Pair | None
 
 
-class Spool(SpoolState):
+class Spool(SpoolForgetting, SpoolState):
     """Open (or make) the spool in `directory`. Thread-safe. PlumblineError when it belongs to another experiment."""
 
     def __init__(self, directory: Path, experiment: Experiment, *, max_bytes: int | None = None) -> None:
@@ -242,34 +238,6 @@ class Spool(SpoolState):
                 (reason,),
             ).rowcount
 
-    def forget(self, subject: str) -> int:
-        """Erase what a subject said, pairs included; the rows stay in the accounting as `withdrawn`.
-
-        Pages are overwritten and the log is truncated; a reader in another process can put the latter off for as long
-        as it reads.
-        """
-        return self.forget_before({subject: ALWAYS})
-
-    def forget_before(self, left: Mapping[str, int]) -> int:
-        """The same of several, in one transaction: what was recorded under a consent that was looked up before the
-        named entry of the ledger, or nobody knows when. What came after it stays."""
-        changed, pairs = 0, 0
-        with self._lock, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            for subject, entry in left.items():
-                pairs += self._db.execute(FORGOTTEN_PAIRS, (subject, entry)).fetchone()[0]
-                changed += self._db.execute(FORGET, (subject, entry)).rowcount
-            if pairs:
-                self._db.execute(COUNT, (pairs,))
-        if changed:
-            self.empty_log()
-        return changed
-
-    def empty_log(self) -> bool:
-        """Fold the write-ahead log into the file, so that no erased byte lives on in it; whether that could be done."""
-        with self._lock:
-            return not self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-
     # --- what is in it --------------------------------------------------------------------------------------------
 
     def pairs(self) -> Iterator[Pair]:
@@ -355,30 +323,6 @@ class Spool(SpoolState):
             asked = "SELECT 1 FROM record WHERE subject = ? LIMIT 1"
             return {one for one in subjects if self._db.execute(asked, (one,)).fetchone() is not None}
 
-    def reach(self, after: int = 0) -> tuple[int, int | None, int]:
-        """Of records with words numbered above `after`: the last number, and the first and last entry of the consent
-        ledger under which they were taken (None and 0: there is none; 0 stands for one that nobody knows)."""
-        with self._lock:
-            last, first, until = self._db.execute(
-                "SELECT MAX(seq), MIN(COALESCE(consented, 0)), MAX(COALESCE(consented, 0)) FROM record"
-                " WHERE seq > ? AND subject != ''",
-                (after,),
-            ).fetchone()
-        return last or after, first, until or 0
-
-    def taken_before(self, entry: int, after: int) -> set[str]:
-        """Whose records numbered above `after` were taken under an older entry of the consent ledger: they are late."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT DISTINCT subject FROM record WHERE seq > ? AND consented < ? AND subject != ''", (after, entry)
-            ).fetchall()
-        return {subject for (subject,) in rows}
-
-    def forgotten(self) -> int:
-        """Records whose words were erased."""
-        with self._lock:
-            return int(self._db.execute("SELECT COUNT(*) FROM record WHERE subject = ''").fetchone()[0])
-
     def ever_paired(self) -> int:
         """Records that became pairs, with those among them that were erased since."""
         with self._lock:
@@ -386,10 +330,11 @@ class Spool(SpoolState):
             paired = self._db.execute("SELECT COUNT(*) FROM record WHERE state = 'paired'").fetchone()[0]
         return int(paired) + int(row[0] if row else 0)
 
-    def unknown_order(self) -> None:
-        """Forget under which entries records were taken: those are of another ledger."""
+    def waits(self, seq: int) -> bool:
+        """Whether this record is pending still."""
         with self._lock:
-            self._db.execute("UPDATE record SET consented = NULL WHERE consented IS NOT NULL")
+            asked = "SELECT 1 FROM record WHERE seq = ? AND state = 'pending'"
+            return self._db.execute(asked, (seq,)).fetchone() is not None
 
     def waiting(self) -> int:
         """Records that are pending."""

@@ -39,11 +39,12 @@ RECORD = "INSERT INTO record (subject, slice, record, consented) VALUES (?, ?, ?
 DOOR = "INSERT INTO door VALUES (?, ?, ?) ON CONFLICT (slice, reason) DO UPDATE SET n = n + excluded.n"
 MARK = "INSERT OR IGNORE INTO mark VALUES (?)"
 NEXT_CHANGE = "(SELECT COALESCE(MAX(change), 0) + 1 FROM record)"
+_LEFT = "seq IN (SELECT seq FROM record WHERE subject = ? AND COALESCE(consented, 0) < ? ORDER BY seq LIMIT ?)"
 FORGET = (
     "UPDATE record SET state = 'shed', reason = 'withdrawn', record = NULL, replayed = NULL, subject = '',"
-    f" consented = NULL, change = {NEXT_CHANGE} WHERE subject = ? AND COALESCE(consented, 0) < ?"
+    f" consented = NULL, change = {NEXT_CHANGE} WHERE {_LEFT}"
 )
-FORGOTTEN_PAIRS = "SELECT COUNT(*) FROM record WHERE subject = ? AND COALESCE(consented, 0) < ? AND state = 'paired'"
+FORGOTTEN_PAIRS = f"SELECT COUNT(*) FROM record WHERE {_LEFT} AND state = 'paired'"
 COUNT = "INSERT INTO meta VALUES ('forgotten pairs', ?) ON CONFLICT (key) DO UPDATE SET value = value + excluded.value"
 TELL = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 

@@ -12,9 +12,10 @@ pairs included, counted as `withdrawn`; what they said after they came back stay
              erase, empty the log, move the cursor
 
 Only a withdrawal or an erasure on record erases, confirmed from entries that are hashed again. A ledger that cannot be
-read, or does not verify, or knows nobody, erases nothing. One that is not the ledger of the last sweep (restored from
-an old copy, or another) says nothing about the order of what it holds and what is here: it is read from its beginning,
-and who ever left in it, left.
+read, or does not verify, erases nothing, and neither does one that is met for the first time and knows nobody whose
+words are here: it is empty, or somebody else's, and nothing is noted of it. One that is not the ledger of the last
+sweep (restored from an old copy, or another) says nothing about the order of what it holds and what is here: it is read
+from its beginning, and who ever left in it, left.
 
 A sweep that fails is tried again; the time of the last one that did not is in the spool.
 """
@@ -33,6 +34,7 @@ from plumbline.shadow.spool import Spool
 
 EVERY_S = 20.0
 PAGE = 10_000  # entries of the ledger that are asked for at a time
+ASKED = 200  # people of whom a ledger must know one
 SWEPT = "swept"
 
 
@@ -42,6 +44,8 @@ class Leaving(Protocol):
     def head(self) -> tuple[int, str]: ...
 
     def holds(self, sequence: int, digest: str) -> bool: ...
+
+    def knows(self, subjects: Collection[str]) -> bool: ...
 
     def between(self, after: int, up_to: int) -> set[str]: ...
 
@@ -103,7 +107,15 @@ def sweep(spool: Spool, leaving: Leaving, *, done: bool = True) -> int:
     last, first, newest = spool.reach(read_to)  # before the ledger is asked: it cannot be behind these
     head, digest = leaving.head()
     gone = 0
-    if newest > head or (cursor >= 0 and not leaving.holds(cursor, str(before["digest"]))):
+    other = newest > head or (cursor >= 0 and not leaving.holds(cursor, str(before["digest"])))
+    if (other or cursor < 0) and (people := spool.recorded_by_consent(ASKED)) and not leaving.knows(people):
+        raise PlumblineError(
+            f"the consent ledger knows nobody whose words are in {spool.directory}: it is empty, or another",
+            consequence="nothing was erased, and nobody knows who withdrew",
+            remedy="name the ledger that the router asks, with --ledger or PLUMBLINE_LEDGER; if it was restored from"
+            " before these people came, erase them with `plumb shadow forget SPOOL --withdrawn`",
+        )
+    if other:
         logging.getLogger("plumbline").warning(
             "the consent ledger is not the one that %s was swept by (restored from a copy?): it is read from its"
             " beginning",

@@ -201,6 +201,8 @@ class Worker:
     async def _pair(
         self, session: aiohttp.ClientSession, seq: int, record: SpoolRecord, outcomes: "asyncio.Queue[Outcome]"
     ) -> None:
+        if not await asyncio.to_thread(self._waits, seq):
+            return  # a sweep has erased it since it was read, whatever its person has agreed to again
         try:
             consents = await asyncio.to_thread(self.consent, record.subject)
         except Exception:
@@ -220,6 +222,12 @@ class Worker:
             return
         self._observe(record, answer)
         outcomes.put_nowait(Outcome(seq, replayed=answer))
+
+    def _waits(self, seq: int) -> bool:
+        try:
+            return self.spool.waits(seq)
+        except sqlite3.Error:  # as it did when it was read
+            return True
 
     async def _comparable(self) -> bool:
         """Compare both ends once both answer: what was not up when the experiment began may be another thing.

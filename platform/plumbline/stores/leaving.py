@@ -31,6 +31,10 @@ class Leaving:
         """Whether the chain has this entry at this place."""
         return self._consent.head_at(sequence).digest == digest
 
+    def knows(self, subjects: Collection[str]) -> bool:
+        """Whether anything of any of them is in it."""
+        return bool(self._database.rows_in("SELECT subject FROM consent WHERE subject IN ({marks})", subjects))
+
     def between(self, after: int, up_to: int) -> set[str]:
         """Who left in the entries (after, up_to], even if they came back since; who asked to be erased then included,
         at entry `after` too, for an erasure may add no entry of its own."""
