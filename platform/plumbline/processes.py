@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 RESTART_S = (1.0, 30.0)
 
@@ -28,7 +28,6 @@ class Child:
     Its standard input is a pipe that closes with this process; what calls `leave_with_parent` ends then. `pass_fds` are
     inherited. It has a session of its own: a Ctrl-C at the terminal reaches this process, which stops it in order.
     `environment` is added to ours: the place for what holds a password, which a command line shows to everyone.
-    `on_end` is told how many times it has ended by itself.
     """
 
     def __init__(
@@ -37,12 +36,10 @@ class Child:
         *,
         pass_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
-        on_end: Callable[[int], None] = lambda times: None,
     ) -> None:
         self.command = list(command)
         self.pass_fds = tuple(pass_fds)
         self.environment = {**os.environ, **(environment or {})}
-        self.on_end = on_end
         self.process = self._begin()
         self._stopping = threading.Event()
         self._watching = threading.Thread(target=self._keep, name="plumbline-child-watch", daemon=True)
@@ -59,17 +56,13 @@ class Child:
 
     def _keep(self) -> None:
         wait_s, longest = RESTART_S
-        times = 0
         while True:
             code = self.process.wait()
             if self._stopping.is_set():
                 return
-            times += 1
             logging.getLogger("plumbline").error(
                 "a child process ended with code %s, and starts again in %g s: %s", code, wait_s, " ".join(self.command)
             )
-            with _nothing_lost("what is to be done when a child process ends"):
-                self.on_end(times)
             if self._stopping.wait(wait_s):
                 return
             _let_go(self.process)
