@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
-from plumbline.shadow import Experiment, Outcome, Spool, spool_forgetting, sweeping
+from plumbline.shadow import Experiment, Outcome, Spool, grounds, spool_forgetting, sweeping, switch
+from plumbline.shadow.legs import Upstream
 from plumbline.shadow.observed import Labels
 from plumbline.shadow.sweeping import SWEPT, Sweeper, sweep, swept_at
 from plumbline.shadow.watching import Watch
@@ -484,3 +485,39 @@ def test_the_ledger_is_read_by_the_page_and_each_sweep_reads_only_what_is_new(
     counting.between = noted  # type: ignore[method-assign]
     assert sweep(spool, counting) == 1 and asked == [(0, 2), (2, 4), (4, 5)]
     assert sweep(spool, counting) == 0 and asked[3:] == [(5, 5)]
+
+
+@pytest.mark.parametrize("what", ["sweeper", "switch", "grounds"])
+def test_whoever_looks_again_and_again_does_so_after_no_thread_could_be_started(
+    what: str, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may have no room for another one at that moment."""
+    monkeypatch.setattr(switch, "POLL_S", 0.001)
+    monkeypatch.setattr(grounds, "LOOK_S", 0.001)
+    end = Upstream("reference", "http://127.0.0.1:9/v1", "reference")
+    followers = {
+        "sweeper": Sweeper(spool, Away(), every_s=0.001),
+        "switch": switch.Switch(spool),
+        "grounds": grounds.Grounds(end, end, None),
+    }
+    looked = threading.Event()
+    monkeypatch.setattr(followers[what], "look", looked.set)
+    start, refused = threading.Thread.start, threading.Event()
+
+    def scarce(thread: threading.Thread) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def work() -> None:
+        monkeypatch.setattr(threading.Thread, "start", scarce)
+        following = asyncio.ensure_future(followers[what].follow())
+        while not looked.is_set() and not following.done():
+            await asyncio.sleep(0.001)
+        monkeypatch.undo()
+        following.cancel()
+        await asyncio.wait([following])
+        assert following.cancelled() and refused.is_set()
+
+    asyncio.run(work())

@@ -69,7 +69,7 @@ class AlignedLeg:
             await asyncio.sleep(TELL_S)
             why = self.withheld
             if (said := f"all get the reference: {why}" if why else SHARED) != told:
-                with contextlib.suppress(sqlite3.Error):  # told at the next look
+                with contextlib.suppress(sqlite3.Error, RuntimeError):  # told at the next look
                     await asyncio.to_thread(self.spool.tell, USERS, said)
                     logging.getLogger("plumbline").warning("experiment %s: %s", self.spool.experiment.name, said)
                     told = said

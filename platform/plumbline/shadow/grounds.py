@@ -12,6 +12,7 @@ experiment. One look at a time, in a thread, each question under a time limit.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -86,7 +87,8 @@ class Grounds:
         """Look again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            await asyncio.to_thread(self.look)
+            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next look
+                await asyncio.to_thread(self.look)
 
     def _require(self, one: Stated, other: Stated) -> None:
         if self.policy and not (one.reached and other.reached):

@@ -21,6 +21,7 @@ A sweep that fails is tried again; the time of the last one that did not is in t
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -89,7 +90,8 @@ class Sweeper:
         """Sweep again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(self.every_s)
-            await asyncio.to_thread(self.look)
+            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next sweep
+                await asyncio.to_thread(self.look)
 
     def _others(self) -> Iterator[Path]:
         mine = self.spool.directory.resolve()

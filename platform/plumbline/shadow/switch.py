@@ -7,6 +7,7 @@ somebody looks again. That throws no switch: a monitor that is away proves nothi
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 
@@ -68,5 +69,6 @@ class Switch:
 
     async def follow(self) -> None:
         while True:
-            await asyncio.to_thread(self.look)
+            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next look
+                await asyncio.to_thread(self.look)
             await asyncio.sleep(POLL_S)
