@@ -47,7 +47,7 @@ BINDINGS = "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 RUBRIC = digest_of("rubric")
 TENANT_KEY = b"the tenant key of these tests"
 NAMES = Pseudonyms(TENANT_KEY)
-PATIENCE_S = 45.0
+PATIENCE_S = 90.0
 Doc = dict[str, Any]
 
 
@@ -261,7 +261,7 @@ class Running:
 
 
 async def until(true: Callable[[], Any], what: str, log: Path | None = None) -> None:
-    """Wait for something to become true; AssertionError with the operator's log after 45 seconds."""
+    """Wait for something to become true; AssertionError with the operator's log after `PATIENCE_S`."""
     for _ in range(int(PATIENCE_S / 0.05)):
         with contextlib.suppress(StopIteration, KeyError):  # what is asked about may not be there yet
             if true():

@@ -32,7 +32,7 @@ def tell(tmp_path: Path, story: Story) -> None:
         async with mock_cluster() as cluster:
             await story(cluster, Desk(tmp_path))
 
-    asyncio.run(asyncio.wait_for(run(), timeout=150))
+    asyncio.run(asyncio.wait_for(run(), timeout=800))
 
 
 def test_a_line_goes_from_events_to_a_version_and_a_withdrawal_takes_a_person_out(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def tell(tmp_path: Path, story: Story, *, guarded: bool = True) -> None:
         async with mock_cluster(guarded=guarded) as cluster:
             await story(cluster, Desk(tmp_path))
 
-    asyncio.run(asyncio.wait_for(run(), timeout=200))
+    asyncio.run(asyncio.wait_for(run(), timeout=800))
 
 
 async def to_candidate(cluster: Cluster, desk: Desk, running: Running) -> str:

@@ -28,7 +28,7 @@ def tell(tmp_path: Path, story: Story, weather: Weather | None = None, *, guarde
                 ledger.releases.promote("default", REFERENCE, reason="what users have", actor="owner")
             await story(cluster, desk)
 
-    asyncio.run(asyncio.wait_for(run(), timeout=150))
+    asyncio.run(asyncio.wait_for(run(), timeout=800))
 
 
 def passes(desk: Desk, reference: str, aligned: str) -> None:

@@ -36,7 +36,7 @@ def tell(tmp_path: Path, story: Story, weather: Weather | None = None) -> None:
         async with mock_cluster(weather) as cluster:
             await story(cluster, Desk(tmp_path))
 
-    asyncio.run(asyncio.wait_for(run(), timeout=280))
+    asyncio.run(asyncio.wait_for(run(), timeout=800))
 
 
 async def the_cluster_works(cluster: Cluster, desk: Desk, stop: asyncio.Event) -> None:
@@ -127,7 +127,7 @@ def test_the_same_on_every_pair_of_stores(tmp_path: Path, backend: Backend) -> N
                 await whole_life(cluster, desk, running.log)
                 nothing_twice(cluster, desk)
 
-    asyncio.run(asyncio.wait_for(run(), timeout=280))
+    asyncio.run(asyncio.wait_for(run(), timeout=800))
 
 
 def test_killed_again_and_again_it_converges_all_the_same(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_client_that_drops_a_stream_frees_its_slot(predictor: PredictorProcess
         with socket.create_connection((predictor.host, predictor.port)) as raw:
             raw.sendall(head + body)
             raw.recv(600)  # the head and a first event; then hang up
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while aborted() < before + 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert aborted() == before + 5

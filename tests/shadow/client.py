@@ -29,7 +29,7 @@ def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
     return {"model": "reference", "messages": [{"role": "user", "content": text}], **more}
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> float:
+def until(true: Callable[[], object], seconds: float = 60.0) -> float:
     """Wait until it is true; the seconds that took."""
     begun = time.monotonic()
     while not true():

@@ -115,7 +115,7 @@ def test_one_answer_that_hangs_does_not_hold_up_later_records(tmp_path: Path, al
             await asyncio.sleep(0.01)
         aligned.mode = "ok"
         await asyncio.to_thread(fill, spool, 5)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 15
         while spool.counts().paired < 5 and time.monotonic() < until:
             await asyncio.sleep(0.01)
         stop.set()

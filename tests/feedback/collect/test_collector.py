@@ -599,7 +599,7 @@ def test_refusals_are_counted_in_the_ledger_with_their_reason_and_without_their_
 ) -> None:
     client.event(b"{ my secret")
     client.event(event(), token="wrong")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(house.ledger.inbox.refused()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert house.ledger.inbox.refused() == {("console", "not_json"): 1, ("unknown", "unauthenticated"): 1}
