@@ -180,6 +180,7 @@ def test_a_withdrawal_reaches_a_routers_spool_through_the_worker_that_comes_up_a
     until(lambda: run.counts().shed == {"withdrawn": 1})
     until(lambda: "1 records were erased" in run.log.read_text())
     until(lambda: not any(b"secret is blue" in file.read_bytes() for file in run.spool.iterdir()), seconds=60)
+    until(lambda: json.loads(run.watched("/v1/status"))["counts"]["paired"] == 0)  # it shows a look that is young
     seen = json.loads(run.watched("/v1/status"))
     assert seen["swept"] > 0 and seen["counts"]["paired"] == 0
     scraped = urllib.request.urlopen(run.url.replace("/openai/v1", "/metrics"), timeout=20).read().decode()
