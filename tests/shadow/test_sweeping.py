@@ -5,7 +5,6 @@ import contextlib
 import json
 import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,76 +13,16 @@ from typing import Any
 
 import pytest
 from backends import Backend, backend, ledger  # noqa: F401  (fixtures)
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from plumbline.records import Answer, DecoderSettings, SpoolRecord, say
-from plumbline.shadow import Experiment, Outcome, Spool, grounds, spool_forgetting, sweeping, switch
-from plumbline.shadow.legs import Upstream
+from plumbline.shadow import Outcome, Spool, spool_forgetting, sweeping
 from plumbline.shadow.observed import Labels
 from plumbline.shadow.sweeping import SWEPT, Sweeper, sweep, swept_at
 from plumbline.shadow.watching import Watch
 from plumbline.shadow.worker import Worker
 from plumbline.stores import Ledger
-from plumbline.stores.erasures import ErasureRequests
-from plumbline.stores.leaving import Leaving
 from shadow.client import until
+from shadow.leavers import ANA, ANSWER, BEN, EVA, EXPERIMENT, Away, House, on_disk, put, record, words
 from shadow.test_monitor import PLAN
-
-EXPERIMENT = Experiment(name="e", salt="grain", max_pending=1000)
-ANSWER = Answer(text="yes", finish="stop", latency_ms=1.0, tokens=1)
-ANA, BEN, EVA = (f"s-{i:032x}" for i in (1, 2, 3))
-
-
-class House:
-    """A consent ledger and the people in it."""
-
-    def __init__(self, opened: Ledger) -> None:
-        self.ledger = opened
-        self.notice = opened.consent.register_notice("n", "1", "We compare answers to what you write.")
-
-    @property
-    def leaving(self) -> Leaving:
-        return Leaving(self.ledger.database, self.ledger.consent, "evaluation")
-
-    def head(self) -> int:
-        return self.ledger.consent.head().sequence
-
-    def says(self, subject: str, action: Any, **more: Any) -> int:
-        return self.ledger.consent.append(subject, action, ["evaluation"], self.notice, **more).sequence
-
-    def erases(self, subject: str) -> None:
-        """As `plumb erase --withdrawn` does of somebody whose consent to evaluation stands."""
-        asked = {"events": 0, "labels": 0, "remediation": "retrain", "reason": "asked", "actor": "me"}
-        ErasureRequests(self.ledger.database).ask(subject, **asked)  # type: ignore[arg-type]
-
-
-def record(subject: str, words: str) -> SpoolRecord:
-    return SpoolRecord(
-        request=f"r {words}",
-        experiment="e",
-        session=subject,
-        subject=subject,
-        slice="benign",
-        messages=(say("user", words),),
-        decoder=DecoderSettings(),
-        answer=ANSWER,
-    )
-
-
-def put(spool: Spool, house: House, subject: str, *words: str) -> None:
-    spool.append([record(subject, one) for one in words], consented=house.head())
-
-
-def words(spool: Spool) -> list[str]:
-    kept = [(seq, one) for seq, one in spool.pending(1000)]
-    kept += [(seq, pair.spooled) for seq, pair in spool.numbered_pairs()]
-    return [one.messages[0].content for _, one in sorted(kept, key=lambda item: item[0])]
-
-
-def on_disk(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in folder.iterdir())
 
 
 @pytest.fixture
@@ -165,13 +104,6 @@ def test_spools_of_earlier_versions_get_what_they_lacked_and_lose_nothing(house:
         assert words(again) == ["old words", "new words"]
         house.says(ANA, "withdrawn")
         assert sweep(again, house.leaving) == 2
-
-
-class Away:
-    """A ledger that does not answer."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise ConnectionError("nobody answers")
 
 
 def test_a_ledger_that_is_away_empty_or_an_old_copy_erases_nothing_and_withdrawals_in_it_count_again(
@@ -382,89 +314,6 @@ def test_what_was_erased_while_it_waited_to_be_asked_is_not_asked_though_its_per
     assert spool.counts().shed == {"withdrawn": 1}
 
 
-PEOPLE = st.sampled_from([ANA, BEN, EVA])
-
-
-class Life(RuleBasedStateMachine):
-    """Consent is given and ended, records are looked up and written, in any order; what ought to be left is known."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="swept-"))
-        self.house = House(Ledger(self.folder / "ledger.sqlite"))
-        self.spool = Spool(self.folder / "spool", EXPERIMENT)
-        self.looked_up: list[tuple[str, int, str]] = []  # by a router, on the way to the disk
-        self.written: list[tuple[str, int, str]] = []
-        self.ends: dict[str, int] = {}
-        self.n = 0
-        for person in (ANA, BEN, EVA):  # nobody is recorded whom the ledger does not know
-            self.house.says(person, "given")
-
-    @rule(person=PEOPLE, action=st.sampled_from(["given", "withdrawn", "refused", "expired"]))
-    def somebody_speaks(self, person: str, action: str) -> None:
-        entry = self.house.says(person, action)
-        if action != "given":
-            self.ends[person] = entry
-
-    @rule(person=PEOPLE)
-    def somebody_is_erased(self, person: str) -> None:
-        """By an entry that is not about evaluation, as a withdrawal of all that was given is."""
-        self.house.ledger.consent.append(person, "withdrawn", ["training"], self.house.notice)
-        self.house.erases(person)
-        self.ends[person] = self.house.head() + 1
-        self.house.says(f"s-{9:032x}", "given")  # the ledger goes on
-
-    @rule(person=PEOPLE, at_once=st.booleans())
-    def somebody_is_recorded(self, person: str, at_once: bool) -> None:
-        self.n += 1
-        self.looked_up.append((person, self.house.head(), f"words {self.n}"))
-        if at_once:
-            self.what_waited_is_written(1)
-
-    @rule(n=st.integers(1, 3))
-    def what_waited_is_written(self, n: int) -> None:
-        for _ in range(min(n, len(self.looked_up))):
-            person, entry, said = self.looked_up.pop()
-            self.spool.append([record(person, said)], consented=entry)
-            self.written.append((person, entry, said))
-
-    @rule(number=st.integers(1, 20))
-    def one_is_paired(self, number: int) -> None:
-        self.spool.settle([Outcome(number, replayed=ANSWER)])
-
-    @rule()
-    def it_is_swept(self) -> None:
-        sweep(self.spool, self.house.leaving)
-        self.written = [one for one in self.written if self.ends.get(one[0], 0) <= one[1]]
-        assert words(self.spool) == [said for _, _, said in self.written]
-        kept, left = on_disk(self.spool.directory), {said for _, _, said in self.written}
-        gone = {f'"words {i}"' for i in range(1, self.n + 1) if f"words {i}" not in left}
-        assert not [said for said in gone if said.encode() in kept]
-
-    @rule()
-    def the_worker_is_killed_in_between(self) -> None:
-        told = self.spool.told(SWEPT)
-        sweep(self.spool, self.house.leaving)
-        if told:
-            self.spool.tell(SWEPT, told)  # before it noted how far it was
-        self.it_is_swept()
-
-    @rule()
-    def another_process_begins(self) -> None:
-        self.spool.close()
-        self.spool = Spool(self.folder / "spool", EXPERIMENT)
-
-    def teardown(self) -> None:
-        self.it_is_swept()
-        self.spool.close()
-        self.house.ledger.close()
-        shutil.rmtree(self.folder)
-
-
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-
-
 def test_the_ledger_is_read_by_the_page_and_each_sweep_reads_only_what_is_new(
     house: House, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,39 +334,3 @@ def test_the_ledger_is_read_by_the_page_and_each_sweep_reads_only_what_is_new(
     counting.between = noted  # type: ignore[method-assign]
     assert sweep(spool, counting) == 1 and asked == [(0, 2), (2, 4), (4, 5)]
     assert sweep(spool, counting) == 0 and asked[3:] == [(5, 5)]
-
-
-@pytest.mark.parametrize("what", ["sweeper", "switch", "grounds"])
-def test_whoever_looks_again_and_again_does_so_after_no_thread_could_be_started(
-    what: str, spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A container may have no room for another one at that moment."""
-    monkeypatch.setattr(switch, "POLL_S", 0.001)
-    monkeypatch.setattr(grounds, "LOOK_S", 0.001)
-    end = Upstream("reference", "http://127.0.0.1:9/v1", "reference")
-    followers = {
-        "sweeper": Sweeper(spool, Away(), every_s=0.001),
-        "switch": switch.Switch(spool),
-        "grounds": grounds.Grounds(end, end, None),
-    }
-    looked = threading.Event()
-    monkeypatch.setattr(followers[what], "look", looked.set)
-    start, refused = threading.Thread.start, threading.Event()
-
-    def scarce(thread: threading.Thread) -> None:
-        if not refused.is_set():
-            refused.set()
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    async def work() -> None:
-        monkeypatch.setattr(threading.Thread, "start", scarce)
-        following = asyncio.ensure_future(followers[what].follow())
-        while not looked.is_set() and not following.done():
-            await asyncio.sleep(0.001)
-        monkeypatch.undo()
-        following.cancel()
-        await asyncio.wait([following])
-        assert following.cancelled() and refused.is_set()
-
-    asyncio.run(work())

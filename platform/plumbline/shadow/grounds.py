@@ -11,14 +11,13 @@ Begun with one policy it goes on with no other, though that may have passed too:
 experiment. One look at a time, in a thread, each question under a time limit.
 """
 
-import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 
 from plumbline.errors import PlumblineError
 from plumbline.shadow.legs import Stated, Upstream, require_comparable
+from plumbline.shadow.looking import again_and_again
 
 LOOK_S = 30.0
 UNCONFIRMED_S = 300.0
@@ -85,10 +84,7 @@ class Grounds:
 
     async def follow(self) -> None:
         """Look again and again, until it is cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next look
-                await asyncio.to_thread(self.look)
+        await again_and_again(self.look, LOOK_S)
 
     def _require(self, one: Stated, other: Stated) -> None:
         if self.policy and not (one.reached and other.reached):

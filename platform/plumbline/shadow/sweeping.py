@@ -20,8 +20,6 @@ from its beginning, and who ever left in it, left.
 A sweep that fails is tried again; the time of the last one that did not is in the spool.
 """
 
-import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Protocol
 
 from plumbline.errors import PlumblineError
+from plumbline.shadow.looking import again_and_again
 from plumbline.shadow.spool import Spool
 
 EVERY_S = 20.0
@@ -88,10 +87,7 @@ class Sweeper:
 
     async def follow(self) -> None:
         """Sweep again and again, until it is cancelled."""
-        while True:
-            await asyncio.sleep(self.every_s)
-            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next sweep
-                await asyncio.to_thread(self.look)
+        await again_and_again(self.look, self.every_s)
 
     def _others(self) -> Iterator[Path]:
         mine = self.spool.directory.resolve()

@@ -6,11 +6,10 @@ spool at every look, and where that has not changed for `UNWATCHED_S` seconds no
 somebody looks again. That throws no switch: a monitor that is away proves nothing about the policy.
 """
 
-import asyncio
-import contextlib
 import sqlite3
 import time
 
+from plumbline.shadow.looking import again_and_again
 from plumbline.shadow.spool import Spool
 from plumbline.shadow.spool_state import LOOKED
 
@@ -68,7 +67,4 @@ class Switch:
         self.tripped = self._unsaved = reason
 
     async def follow(self) -> None:
-        while True:
-            with contextlib.suppress(RuntimeError):  # no thread could be started: at the next look
-                await asyncio.to_thread(self.look)
-            await asyncio.sleep(POLL_S)
+        await again_and_again(self.look, POLL_S, at_once=True)
