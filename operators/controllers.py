@@ -6,6 +6,7 @@ decide     plumbline.reconcile, which knows nothing of Kubernetes
 interpret  plumbline.reconcile.kubernetes and .resources: Jobs, objects, statuses, Events
 """
 
+import abc
 import asyncio
 import dataclasses
 import logging
@@ -52,7 +53,7 @@ class LookAgain(Exception):
     """Something is on its way that this look needs; the next one will find it."""
 
 
-class Controller:
+class Controller(abc.ABC):
     """What all looks share. `leads` is asked again before everything that is written."""
 
     def __init__(self, api: ApiServer, observer: ClusterObserver, leads: Callable[[], bool]) -> None:
@@ -60,9 +61,9 @@ class Controller:
         self.observer = observer
         self.leads = leads
 
+    @abc.abstractmethod
     async def look(self, namespace: str, name: str) -> bool:
         """False when there is no such object any more."""
-        raise NotImplementedError
 
     async def report(self, about: Json, status: Json, told: list[Condition], now: str) -> None:
         """Events first: the status is what says that they were told."""
@@ -219,9 +220,9 @@ class FencedController(Controller):
         self.fence_lost = fence_lost
         self._guard: tuple[float, str] = (float("-inf"), "")
 
+    @abc.abstractmethod
     async def guard(self) -> str:
         """What is wrong with admission now; empty when nothing is."""
-        raise NotImplementedError
 
     async def guarded(self) -> str:
         """`guard`, asked for once a minute, and at each look while something is wrong."""

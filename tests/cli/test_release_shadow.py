@@ -8,7 +8,7 @@ import pytest
 from plumbline.records import GateDecision, Verdict, digest_of
 from plumbline.shadow.spool import Spool
 from plumbline.stores import Ledger
-from plumbline.stores.release_requests import ReleaseRequest, ReleaseRequests
+from plumbline.stores.release_requests import ReleaseRequest
 from shadow.simulated import ALIGNED, ALIKE, EXPERIMENT, REFERENCE, fill, seen, traffic
 
 WHY = ("--reason", "tests", "--actor", "me")
@@ -98,8 +98,7 @@ def test_the_history_tells_of_requests_that_were_refused(planned):
     assert planned("release", "history", "--refused").out == "no request to move release 'default' was refused\n"
     with Ledger(planned.folder / ".plumbline" / "ledger.sqlite") as ledger:
         asked = ReleaseRequest("uid/1", "default", ALIGNED, requested_by="olga", reason="ReadTheReport")
-        requests = ReleaseRequests(ledger.database, ledger.releases)
-        requests.answer(asked, "refuse", why="no gate decision compares it")
+        ledger.release_requests.answer(asked, "refuse", why="no gate decision compares it")
     history = planned("release", "history")
     assert len(history.out.splitlines()) == 1 and "1 request by object was refused" in history.err
     said = planned("release", "history", "--refused").out

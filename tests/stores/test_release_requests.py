@@ -25,7 +25,7 @@ def requests(desk: Any) -> ReleaseRequests:
     releases.promote(NAME, REFERENCE, reason="first", actor="owner")
     releases.record_decision(gate(REFERENCE, ALIGNED))
     releases.record_shadow(shadow(REFERENCE, ALIGNED))
-    return ReleaseRequests(desk.ledger.database, releases)
+    return desk.ledger.release_requests
 
 
 def moves(desk: Any) -> list[tuple[str, str]]:

@@ -27,11 +27,8 @@ def release() -> None:
 @stores
 def history(name: str, refused: bool, json_out: bool, ledger: Path, blobs: Path) -> None:
     """Every move of a release, oldest first, and what allowed it."""
-    from plumbline.stores.release_requests import ReleaseRequests
-
     opened = open_ledger(ledger, must_exist=True)
-    entries = opened.releases.release_audit(name)
-    refusals = ReleaseRequests(opened.database, opened.releases).refused(name)
+    entries, refusals = opened.releases.release_audit(name), opened.release_requests.refused(name)
     if json_out:
         print_json([asdict(one) for one in refusals] if refused else [entry.model_dump() for entry in entries])
         return

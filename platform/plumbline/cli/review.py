@@ -380,8 +380,12 @@ def guests(json_out: bool, ledger: Path, blobs: Path) -> None:
     """Who may come into the review page by a link, and who is in; by pseudonym."""
     found = open_desk(ledger).ledger.review_access.open()
     if json_out:
-        said = [(one.guest.person, one.guest.role, one.entered_at, one.until) for one in found]
-        print_json([dict(zip(("person", "role", "entered_at", "until"), one, strict=True)) for one in said])
+        print_json(
+            [
+                {"person": one.guest.person, "role": one.guest.role, "entered_at": one.entered_at, "until": one.until}
+                for one in found
+            ]
+        )
         return
     for one in found:
         came = f"came {one.entered_at[:16]}Z" if one.entered_at else "has a link"

@@ -16,7 +16,7 @@ from plumbline.reconcile.resources import moment, stamp
 from plumbline.records.release_resources import PassingDecisionsSpec, PassingPolicy, ReleaseStanding
 from plumbline.records.resource_base import NAME_PATTERN
 from plumbline.stores import Lease, Ledger
-from plumbline.stores.release_requests import Answer, Decided, ReleaseRequest, ReleaseRequests
+from plumbline.stores.release_requests import Answer, Decided, ReleaseRequest
 from plumbline.stores.releases import MAX_AGE
 
 MOST_POLICIES, MOST_RELEASES, MOST_MOVES = 50, 64, 10  # all of them together are an object that etcd takes
@@ -44,7 +44,7 @@ class ReleaseObserver:
                 )
                 seen = ReleaseObservation(
                     readable=True,
-                    decided=ReleaseRequests(ledger.database, releases).decided(asked.request),
+                    decided=ledger.release_requests.decided(asked.request),
                     moves=moves,
                     before=any(one.policy == asked.policy for one in releases.earlier(asked.release)),
                 )
@@ -61,8 +61,7 @@ class ReleaseObserver:
         the ledger does not allow it any more."""
         with self._open() as ledger, ledger.database.transaction():
             ledger.runs.check_lease(lease)
-            requests = ReleaseRequests(ledger.database, ledger.releases)
-            return requests.answer(asked, answer, why=why, max_age=self.max_age)
+            return ledger.release_requests.answer(asked, answer, why=why, max_age=self.max_age)
 
     def passing(self) -> PassingDecisionsSpec:
         """Whereto each release may move. Nothing at all while the ledger cannot be read.

@@ -14,6 +14,7 @@ from plumbline.stores.inbox import Inbox
 from plumbline.stores.lineage import Lineage
 from plumbline.stores.payloads import Payloads
 from plumbline.stores.publications import Publications
+from plumbline.stores.release_requests import ReleaseRequests
 from plumbline.stores.releases import Releases
 from plumbline.stores.review_access import ReviewAccess
 from plumbline.stores.reviews import Reviews
@@ -60,6 +61,7 @@ class Ledger:
         self.payloads = Payloads(self.database)
         self.publications = Publications(self.database, self.consent, self.runs, self.payloads)
         self.releases = Releases(self.database)
+        self.release_requests = ReleaseRequests(self.database, self.releases)
         self.reviews = Reviews(self.database)
         self.review_access = ReviewAccess(self.database)
         self.exports = Exports(self.database, self.consent)
